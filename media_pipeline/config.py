@@ -156,3 +156,18 @@ def load_settings(**overrides: Any) -> Settings:
         first = error.errors()[0]
         name = ENV_PREFIX + "__".join(str(part).upper() for part in first["loc"])
         raise UsageError(f"{name}: {first['msg']} (got {first.get('input')!r})", "mend this setting") from None
+
+
+def set_environment_default(name: str, value: str) -> None:
+    """Set a variable that a library reads from the environment, unless the user has set it."""
+    os.environ.setdefault(name, value)
+
+
+def child_environment(settings: Settings) -> dict[str, str]:
+    """The environment of this process for one that is to work on the same home, whatever `--home` said."""
+    return {
+        **os.environ,
+        f"{ENV_PREFIX}HOME": str(settings.home),
+        "DAGSTER_HOME": str(settings.dagster_home),
+        "PYTHONUNBUFFERED": "1",
+    }

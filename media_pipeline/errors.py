@@ -9,6 +9,7 @@
     │   └── UnsafePath                a symbolic link that leaves its folder, a device, a socket
     ├── ModelUnavailable              no weights for this analyzer; the remedy is the exact command
     ├── QueryRejected                 SQL that is not read-only, runs too long or leaves the library
+    ├── AnalyzerFailed                an analyzer or its library broke on this medium            (a bug, never retried)
     ├── ContractViolation             an analyzer returned what its schema does not promise  (a bug, never retried)
     └── TransientError                worth another try: the world was in the way            (retryable)
         ├── DiskFull                  no room; goes on when there is
@@ -76,6 +77,10 @@ class QueryRejected(MediaPipelineError):
 
 class ContractViolation(MediaPipelineError):
     """An analyzer returned what its declared schema does not promise."""
+
+
+class AnalyzerFailed(MediaPipelineError):
+    """An analyzer raised something that is not of this tree: a bug in it or in its library."""
 
 
 class TransientError(MediaPipelineError):

@@ -1,0 +1,1 @@
+"""Dagster resources: configuration around product objects, no logic."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any, Literal
 
@@ -66,3 +66,28 @@ class MediaFacts:
     audio_peak: float | None = None
     audio_rms: float | None = None
     extra: dict[str, Any] = field(default_factory=dict)
+
+
+def facts_to_json(facts: MediaFacts) -> dict[str, Any]:
+    """Plain JSON values; `facts_from_json` reads them back."""
+    return asdict(facts) | {"captured_at": facts.captured_at.isoformat() if facts.captured_at else None}
+
+
+def facts_from_json(values: dict[str, Any]) -> MediaFacts:
+    """Facts from JSON of another process or a file.
+
+    Raises:
+        ValueError, TypeError, KeyError: it is not what `facts_to_json` writes.
+    """
+    if values["kind"] not in ("image", "video", "audio"):
+        raise ValueError(f"no such kind of medium: {values['kind']!r}")
+    captured_at, place = values["captured_at"], values["place"]
+    return MediaFacts(
+        **values
+        | {
+            "captured_at": datetime.fromisoformat(captured_at) if captured_at else None,
+            "place": Place(**place) if place else None,
+            "streams": tuple(Stream(**stream) for stream in values["streams"]),
+            "warnings": tuple(str(warning) for warning in values["warnings"]),
+        }
+    )

@@ -1,0 +1,67 @@
+# Everything a person does with this checkout. `make` alone explains itself.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-builtin-rules
+
+BIN := .venv/bin
+STAMP := .venv/.setup-done
+
+.PHONY: help
+help: ## Explain the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: setup
+setup: $(STAMP) ## Install everything into .venv (no sudo; needs Python 3.11 or 3.12, or uv, or curl)
+
+# Redone only when what it depends on has changed.
+$(STAMP): pyproject.toml constraints.txt overrides.txt scripts/setup.sh scripts/check_install.py
+	@PYTHON="$(PYTHON)" scripts/setup.sh
+	@touch $@
+
+.PHONY: demo
+demo: $(STAMP) ## Make sample media, analyse them, show what was found
+	@$(BIN)/python -m demo.run
+
+.PHONY: test
+test: $(STAMP) ## Unit tests: less than a minute
+	@$(BIN)/pytest -n auto
+
+.PHONY: test-slow
+test-slow: $(STAMP) ## The tests that take longer: whole runs, kills, limits
+	@$(BIN)/pytest -m slow
+
+.PHONY: test-all
+test-all: test test-slow ## All tests
+
+.PHONY: lint
+lint: $(STAMP) ## Style, types, import boundaries, generated files
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/python scripts/check_constraints.py
+	@$(BIN)/python scripts/env_example.py --check
+	@$(BIN)/pytest -q media_pipeline_tests/test_architecture.py
+
+.PHONY: format
+format: $(STAMP) ## Format the code and mend what can be mended
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+	@$(BIN)/python scripts/env_example.py
+
+.PHONY: bench
+bench: $(STAMP) ## Measure the pipeline against a bare loop; prints ratios
+	@$(BIN)/python -m benchmarks.run
+
+.PHONY: serve
+serve: $(STAMP) ## Web interface and watch folder on http://127.0.0.1:3000
+	@$(BIN)/media-pipeline serve
+
+.PHONY: constraints
+constraints: $(STAMP) ## Resolve constraints.txt anew, for Python 3.11 and 3.12
+	@scripts/constraints.sh
+
+.PHONY: clean
+clean: ## Remove what can be made again: .venv, caches, the demo; never your media
+	@rm -rf .venv .venv-bootstrap build dist data/demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +

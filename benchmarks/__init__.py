@@ -1,0 +1,1 @@
+"""Speed, shown as ratios between things measured in the same run. `make bench` prints them all."""

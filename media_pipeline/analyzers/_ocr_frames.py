@@ -1,0 +1,35 @@
+"""Whether a video frame still shows what the frame before showed."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from media_pipeline.analyzers._spec import Image
+
+Thumbnail = npt.NDArray[np.float32]  # grey, shape (h, w), values 0 to 255
+
+_SIDE_PX = 640
+_BLOCK_PX = 8
+# Of 255, mean over one block. Compression noise stays below 2; one changed digit of readable size is above 8.
+_MOVED = 4.0
+
+
+def thumbnail(image: Image) -> Thumbnail:
+    """Grey copy, longer side 640 px at most."""
+    import cv2
+
+    height, width = image.shape[:2]
+    scale = min(1.0, _SIDE_PX / max(height, width))
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    grey = cv2.cvtColor(cv2.resize(image, size, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
+    return np.asarray(grey, dtype=np.float32)
+
+
+def is_unchanged(one: Thumbnail, other: Thumbnail) -> bool:
+    """No block of 8 by 8 pixels differs by more than noise."""
+    import cv2
+
+    if one.shape != other.shape:
+        return False
+    return float(cv2.blur(np.abs(one - other), (_BLOCK_PX, _BLOCK_PX)).max()) < _MOVED

@@ -1,0 +1,128 @@
+"""One picture: at which size to look, which way up it stands, what its lines say."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from media_pipeline.analyzers._ocr_layout import Line, in_reading_order, is_tall, sides_px
+from media_pipeline.analyzers._ocr_onnx import Engine, Quads, Reading
+from media_pipeline.analyzers._spec import Image
+
+FIRST_SIDE_PX = 640
+_SMALLER = 0.1  # quantile of the line heights that stands for "the smaller lines"
+_SMALL_LINE_PX = 20.0
+_WANTED_LINE_PX = 24.0
+_MAX_ENLARGEMENT = 2.0  # beyond it the detector finds nothing more
+_SAMPLE_LINES = 4
+_TURNED_SHARE = 0.6
+_SURE = 0.75
+# Full-width ASCII, which the recogniser, trained on Chinese, sometimes writes among Latin letters.
+_FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " "}
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """What was read in one picture; coordinates are pixels of the picture as given."""
+
+    lines: tuple[Line, ...]
+    turned_deg: int  # clockwise turn under which the page was seen: 0, 90, 180 or 270
+
+
+def read_page(engine: Engine, image: Image, *, min_score: float, max_side_px: int) -> Page:
+    """Find the text, turn the page upright, read its lines in order."""
+    first = min(1.0, FIRST_SIDE_PX / max(image.shape[:2]))
+    quads = _detect(engine, image, first)
+    if not len(quads):
+        return Page((), 0)
+    turns = quarter_turns(engine, image, quads)
+    upright = np.ascontiguousarray(np.rot90(image, turns))
+    scale = _better_scale(image, quads, first, max_side_px)
+    if turns or scale > first:
+        quads = _detect(engine, upright, scale)
+    readings = engine.recognise([line_picture(upright, quad) for quad in quads])
+    lines = [_line(quad, reading) for quad, reading in zip(quads, readings, strict=True)]
+    kept = [line for line in lines if line.text and line.score >= min_score]
+    height, width = upright.shape[:2]
+    return Page(
+        tuple(_turned_back(line, turns, width, height) for line in in_reading_order(kept)), turned_deg=90 * turns
+    )
+
+
+def _detect(engine: Engine, image: Image, scale: float) -> Quads:
+    """Text boxes in pixels of ``image``, looked for in a copy of it scaled by ``scale``."""
+    import cv2
+
+    if scale == 1.0:
+        return engine.detect(image)
+    height, width = image.shape[:2]
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    copy = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    return engine.detect(copy) * np.array([width / size[0], height / size[1]], dtype=np.float32)
+
+
+def _better_scale(image: Image, quads: Quads, scale: float, max_side_px: int) -> float:
+    """The scale at which the smaller lines have the height the detector likes; never below the one they came from."""
+    seen_px = float(np.quantile(np.minimum(*sides_px(quads)), _SMALLER)) * scale
+    if seen_px >= _SMALL_LINE_PX:
+        return scale
+    wanted = scale * _WANTED_LINE_PX / max(seen_px, 1.0)
+    return max(scale, min(wanted, _MAX_ENLARGEMENT, max_side_px / max(image.shape[:2])))
+
+
+def quarter_turns(engine: Engine, image: Image, quads: Quads) -> int:
+    """Quarter turns counter-clockwise (as `numpy.rot90` counts) that set the page upright: 0 to 3."""
+    tall = is_tall(quads)
+    length = np.maximum(*sides_px(quads))
+    sideways = float(length[tall].sum()) > _TURNED_SHARE * float(length.sum())
+    candidates = np.flatnonzero(tall if sideways else ~tall)
+    sample = candidates[np.argsort(-length[candidates], kind="stable")][:_SAMPLE_LINES]
+    pictures = [line_picture(image, quads[i]) for i in sample]  # tall ones come turned by one quarter
+    if not sideways and float(np.mean(engine.upside_down(pictures))) < 0.5:
+        return 0
+    as_is, flipped = engine.recognise(pictures), engine.recognise([np.ascontiguousarray(p[::-1, ::-1]) for p in pictures])
+    up, down = _confidence(as_is), _confidence(flipped)
+    if max(up, down) < _SURE:
+        return 0
+    return (1 if sideways else 0) + (2 if down > up else 0)
+
+
+def _confidence(readings: Sequence[Reading]) -> float:
+    """Mean score of the characters; lines of which nothing was read count as one bad character."""
+    return float(np.average([r.score for r in readings], weights=[max(1, len(r.text)) for r in readings]))
+
+
+def line_picture(image: Image, quad: Quads) -> Image:
+    """The rectangle cut out and set straight; tall ones are laid on their left side, as the recogniser expects."""
+    import cv2
+
+    width = max(1, round(float(np.linalg.norm(quad[1] - quad[0]))))
+    height = max(1, round(float(np.linalg.norm(quad[3] - quad[0]))))
+    target = np.array([[0, 0], [width, 0], [width, height]], dtype=np.float32)
+    straight: Any = cv2.warpAffine(
+        image,
+        cv2.getAffineTransform(np.ascontiguousarray(quad[:3], dtype=np.float32), target),
+        (width, height),
+        flags=cv2.INTER_CUBIC,
+        borderMode=cv2.BORDER_REPLICATE,
+    )
+    return np.ascontiguousarray(np.rot90(straight)) if is_tall(quad[None])[0] else straight
+
+
+def _line(quad: Quads, reading: Reading) -> Line:
+    corners = tuple((float(x), float(y)) for x, y in quad)
+    return Line(" ".join(reading.text.translate(_FULL_WIDTH).split()), reading.score, corners)
+
+
+def _turned_back(line: Line, turns: int, width: int, height: int) -> Line:
+    """From the upright page (of that size) to the picture it was turned from; the first corner stays the first."""
+    back = {
+        0: lambda x, y: (x, y),
+        1: lambda x, y: (height - y, x),
+        2: lambda x, y: (width - x, height - y),
+        3: lambda x, y: (y, width - x),
+    }[turns]
+    return Line(line.text, line.score, tuple(back(x, y) for x, y in line.corners))

@@ -1,0 +1,75 @@
+"""Results over all media: made anew after every batch, or by hand from the UI."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import dagster as dg
+
+from media_pipeline.engine.batch_run import BatchRun
+from media_pipeline.engine.partitions import PARTITIONS_NAME
+
+RESULTS_POOL = "results"
+
+
+@dataclass(frozen=True, slots=True)
+class ResultInfo:
+    """One asset without partitions."""
+
+    name: str
+    needs: tuple[str, ...]
+    code_version: str
+    description: str
+    kinds: frozenset[str]
+
+
+RESULTS = (
+    ResultInfo(
+        "duplicates",
+        ("media",),
+        "1",
+        "Pairs of media that look the same, over several frames, from their perceptual hashes; "
+        "`media.duplicate_of` names the older one.",
+        frozenset({"deltalake"}),
+    ),
+    ResultInfo(
+        "search_index",
+        ("text_embeddings",),
+        "1",
+        "Index of what was written and said, by meaning: behind `media-pipeline search --text`.",
+        frozenset({"faiss"}),
+    ),
+    ResultInfo(
+        "warehouse",
+        ("media", "duplicates"),
+        "1",
+        "DuckDB file with a view of every table, for your own SQL tools; replaced as a whole, safe to keep open.",
+        frozenset({"duckdb"}),
+    ),
+)
+
+
+@dg.multi_asset(
+    name="results",
+    specs=[
+        dg.AssetSpec(
+            result.name,
+            deps=list(result.needs),
+            description=result.description,
+            code_version=result.code_version,
+            group_name="results",
+            kinds=set(result.kinds),
+            owners=["team:media"],
+            skippable=True,
+        )
+        for result in RESULTS
+    ],
+    can_subset=True,
+    required_resource_keys={"batch"},
+    pool=RESULTS_POOL,
+)
+def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[None]]:
+    """All of them from all media; they belong together and cost seconds."""
+    batch: BatchRun = context.resources.batch
+    finished = batch.runner.finish(context.instance.get_dynamic_partitions(PARTITIONS_NAME))
+    for name in sorted(key.to_user_string() for key in context.selected_asset_keys):
+        yield dg.MaterializeResult(asset_key=name, metadata=finished[name])

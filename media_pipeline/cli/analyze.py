@@ -1,0 +1,206 @@
+"""`analyze`: intake and run here and now, through the same Dagster job and instance as the daemon."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from media_pipeline.cli.context import App
+from media_pipeline.errors import TransientError, UsageError
+
+if TYPE_CHECKING:
+    from media_pipeline.execution.outcome import Outcome
+    from media_pipeline.execution.pipeline import Pipeline
+    from media_pipeline.media.intake import IntakeReport
+    from media_pipeline.storage.sources import KnownMedium
+
+EXIT_SOME_FAILED = 3
+FAILURES_SHOWN = 50
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--analyzers", help="Only these, separated by commas; what they need runs too.")
+@click.option("--retry-failed", is_flag=True, help="Try again what failed before on the same content.")
+@click.option("--force", is_flag=True, help="Do everything again, whatever the ledger says.")
+@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.pass_obj
+def analyze(
+    app: App, paths: tuple[Path, ...], analyzers: str | None, retry_failed: bool, force: bool, output: str
+) -> int:
+    """Take PATH… (files or folders) in and analyse them here and now.
+
+    Exit code 0: all done. 3: some files failed; they are listed with the reason.
+    """
+    console = Console(stderr=True)
+    pipeline = app.pipeline
+    stages = _closure(analyzers)
+    with _progress(console) as progress:
+        report = _take(pipeline, paths, progress)
+        media = list({m.media_id: m for m in [*report.new, *report.known]}.values())
+        unavailable = _run(app, media, stages, progress, force=force, retry_failed=retry_failed)
+    return _summary(app, media, report, stages, unavailable, console, output)
+
+
+def _closure(analyzers: str | None) -> list[str]:
+    """The stages to run: those asked for and all they need; every stage when nothing was asked for."""
+    from media_pipeline.execution.stages import stage_infos
+
+    needs = {info.name: info.needs for info in stage_infos()}
+    if analyzers is None:
+        return list(needs)
+    wanted = [name.strip() for name in analyzers.split(",") if name.strip()]
+    unknown = [name for name in wanted if name not in needs]
+    if unknown or not wanted:
+        raise UsageError(f"unknown analyzer {', '.join(unknown) or '(none)'}", f"there are: {', '.join(needs)}")
+    closed: set[str] = set()
+    while wanted:
+        name = wanted.pop()
+        if name not in closed:
+            closed.add(name)
+            wanted.extend(needs[name])
+    return [name for name in needs if name in closed]
+
+
+def _take(pipeline: Pipeline, paths: Sequence[Path], progress: Progress) -> IntakeReport:
+    from media_pipeline.media.intake import Intake
+
+    task = progress.add_task("taking files in", total=None)
+
+    def show(path: Path, what: str) -> None:
+        progress.update(task, advance=1, description=f"{what}: {escape(path.name[:40])}")
+
+    intake = Intake(pipeline.layout, pipeline.sources, pipeline.settings)
+    report = intake.take(paths, wait=True, progress=show)
+    count = len(report.new) + len(report.known) + len(report.refused)
+    progress.update(task, completed=count, total=count, description="taken in")
+    return report
+
+
+def _run(
+    app: App,
+    media: Sequence[KnownMedium],
+    stages: Sequence[str],
+    progress: Progress,
+    *,
+    force: bool,
+    retry_failed: bool,
+) -> dict[str, str]:
+    """Run the batches; returns the remedy of each analyzer that was unavailable."""
+    from media_pipeline.engine.instance import open_instance
+    from media_pipeline.engine.submit import execute_batch
+    from media_pipeline.media.batching import batches
+
+    pipeline = app.pipeline
+    ids = [m.media_id for m in media]
+    wanted = ids if force else pipeline.pending(ids, stages, retry_failed=retry_failed)
+    by_id = {m.media_id: m for m in media}
+    unavailable: dict[str, str] = {}
+    if not wanted:
+        return unavailable
+    task = progress.add_task("analysing", total=len(wanted) * len(stages))
+
+    def show(stage: str, outcome: Outcome) -> None:
+        progress.update(task, advance=1, description=f"{stage}: {escape(outcome.partition_key[:40])}")
+        if outcome.status == "unavailable":
+            unavailable[stage] = outcome.reason or ""
+
+    with open_instance(app.settings) as instance:
+        for batch in batches([by_id[i] for i in wanted], app.settings.batch):
+            keys = [m.partition_key for m in batch]
+            runs = execute_batch(
+                instance, pipeline, keys, stages=stages, force=force, retry_failed=retry_failed, on_outcome=show
+            )
+            for result in runs:
+                if result.error is not None:
+                    raise TransientError(f"stopped early: {result.error}", "what is done stays; run it again")
+            pipeline.sources.mark_announced([m.media_id for m in batch])
+    progress.update(task, completed=len(wanted) * len(stages), description="analysed")
+    return unavailable
+
+
+def _summary(
+    app: App,
+    media: Sequence[KnownMedium],
+    report: IntakeReport,
+    stages: Sequence[str],
+    unavailable: dict[str, str],
+    console: Console,
+    output: str,
+) -> int:
+    failures = _failures(app.pipeline, media, stages)
+    failed_files = {media_id for media_id, _, _ in failures}
+    names = {m.media_id: m for m in media}
+    refused = [(str(path), reason) for path, reason in report.refused]
+    result: dict[str, Any] = {
+        "files": len(media) + len(refused),
+        "new": len(report.new),
+        "known": len(report.known),
+        "done": len(media) - len(failed_files),
+        "failed": [
+            {"media_id": i, "name": names[i].name, "path": names[i].path, "analyzer": a, "reason": r}
+            for i, a, r in failures
+        ],
+        "refused": [{"path": path, "reason": reason} for path, reason in refused],
+        "unavailable": unavailable,
+    }
+    if output == "json":
+        click.echo(json.dumps(result, ensure_ascii=False, indent=2))
+    else:
+        _print(console, result)
+    return EXIT_SOME_FAILED if failures or refused else 0
+
+
+def _failures(pipeline: Pipeline, media: Sequence[KnownMedium], stages: Sequence[str]) -> list[tuple[str, str, str]]:
+    entries = pipeline.ledger.entries([m.media_id for m in media])
+    return [
+        (media_id, analyzer, entry.reason or "no reason recorded")
+        for (media_id, analyzer), entry in sorted(entries.items())
+        if entry.status == "failed" and analyzer in stages
+    ]
+
+
+def _print(console: Console, result: dict[str, Any]) -> None:
+    for analyzer, reason in result["unavailable"].items():
+        console.print(f"[yellow]{analyzer} unavailable:[/] {escape(reason)}", highlight=False)
+    rows: Iterable[tuple[str, str, str]] = [
+        *((f["name"], f["analyzer"], f["reason"]) for f in result["failed"]),
+        *((r["path"], "intake", r["reason"]) for r in result["refused"]),
+    ]
+    rows = list(rows)
+    if rows:
+        table = Table("file", "stage", "reason", title="failed", title_justify="left")
+        for name, stage, reason in rows[:FAILURES_SHOWN]:
+            table.add_row(escape(name), stage, escape(reason))
+        console.print(table)
+        if len(rows) > FAILURES_SHOWN:
+            by_stage = Counter(stage for _, stage, _ in rows)
+            console.print(
+                f"… and {len(rows) - FAILURES_SHOWN} more ({dict(by_stage)}); `media-pipeline status` has all"
+            )
+    console.print(
+        f"{result['files']} files: [green]{result['done']} done[/], {len(rows)} failed"
+        f" ({result['new']} new, {result['known']} known before)",
+        highlight=False,
+    )
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        TextColumn("[progress.description]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        console=console,
+        transient=True,
+    )

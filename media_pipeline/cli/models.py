@@ -1,0 +1,60 @@
+"""`media-pipeline models`: which models there are, and downloading them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+from rich.table import Table
+
+from media_pipeline.analyzers._model_catalog import CATALOG
+from media_pipeline.analyzers._models import ModelStatus, ModelStore
+from media_pipeline.config import Settings
+
+
+@click.group()
+def models() -> None:
+    """List and download models."""
+
+
+@models.command("list")
+@click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
+@click.pass_obj
+def list_models(obj: object, format_: str) -> None:
+    """Which models there are, what for, and which are on this machine."""
+    found = _store(obj).list()
+    if format_ == "json":
+        click.echo(json.dumps([_plain(status) for status in found], indent=2))
+        return
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("MODEL", "HERE", "MB", "FOR", "LICENCE", "WHAT"):
+        table.add_column(heading, justify="right" if heading == "MB" else "left", no_wrap=heading != "WHAT")
+    for s in found:
+        table.add_row(s.name, "yes" if s.path else "no", f"{s.bytes / 1e6:,.0f}", s.analyzer, s.licence, s.purpose)
+    Console().print(table)
+
+
+@models.command()
+@click.argument("name", type=click.Choice(sorted(CATALOG)))
+@click.pass_obj
+def pull(obj: object, name: str) -> None:
+    """Download a model; an interrupted download goes on where it stopped."""
+    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+    # The bar belongs to the terminal; what a script reads is the folder, on stdout.
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=CATALOG[name].bytes)
+        folder = _store(obj).pull(name, lambda done, _total: bar.update(task, completed=done))
+        bar.update(task, completed=CATALOG[name].bytes)
+    click.echo(str(folder))
+
+
+def _store(obj: object) -> ModelStore:
+    settings: Settings = obj.settings  # type: ignore[attr-defined]
+    return ModelStore(settings.models, offline=settings.offline, hub_url=settings.hub_url, tier=settings.tier)
+
+
+def _plain(status: ModelStatus) -> dict[str, object]:
+    return {k: str(v) if k == "path" and v else v for k, v in dataclasses.asdict(status).items()}

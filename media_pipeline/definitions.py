@@ -1,0 +1,45 @@
+"""Composition root: the registry, assets, resources and sensors become Dagster's definitions."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import dagster as dg
+
+from media_pipeline.assets.jobs import analyze_job, maintenance, refresh_job
+from media_pipeline.assets.results import results
+from media_pipeline.assets.stages import stage_assets
+from media_pipeline.execution.stages import stage_infos
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+def _prefer_checkout() -> None:
+    """Let `resources` and `sensors` be ours: a stranger's package of such a name in site-packages shadows them."""
+    root = str(PROJECT_ROOT)
+    if sys.path[:1] != [root]:
+        sys.path.insert(0, root)
+
+
+def build() -> dg.Definitions:
+    """All there is. Loads no model library and opens no home."""
+    _prefer_checkout()
+    from resources.pipeline import BatchResource, PipelineResource
+    from sensors.maintenance import nightly_maintenance
+    from sensors.watch_folders import watch_folders
+
+    stages = stage_infos()
+    pipeline = PipelineResource()
+    analyze = analyze_job(stages)
+    return dg.Definitions(
+        assets=[stage_assets(stages), results],
+        jobs=[analyze, refresh_job(), maintenance],
+        sensors=[watch_folders(analyze)],
+        schedules=[nightly_maintenance],
+        resources={"pipeline": pipeline, "batch": BatchResource(pipeline=pipeline)},
+        executor=dg.in_process_executor,
+    )
+
+
+defs = build()

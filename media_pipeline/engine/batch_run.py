@@ -1,0 +1,147 @@
+"""What the ops of one run share: who does the work, what came of it so far, and who watches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from media_pipeline.errors import MediaPipelineError
+from media_pipeline.execution.outcome import Outcome
+
+_PROGRESS_EVERY_S = 10.0
+OnOutcome = Callable[[str, Outcome], None]  # (stage, outcome)
+
+
+class StageRunner(Protocol):
+    """The part of `execution.pipeline.Pipeline` that a run needs."""
+
+    def run_stage(
+        self,
+        name: str,
+        partition_keys: Sequence[str],
+        *,
+        run_id: str,
+        force: bool = False,
+        retry_failed: bool = False,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> list[Outcome]: ...
+    def begin(self, partition_keys: Sequence[str]) -> None: ...
+    def end(self, partition_keys: Sequence[str]) -> None: ...
+    def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]: ...
+    def maintain(self) -> dict[str, dict[str, Any]]: ...
+    def close(self) -> None: ...
+
+
+class BatchRun:
+    """One run over a batch of media. Lives as long as the run, in its process."""
+
+    def __init__(self, runner: StageRunner, on_outcome: OnOutcome | None = None) -> None:
+        self.runner = runner
+        self._on_outcome = on_outcome
+        self._outcomes: dict[str, dict[str, Outcome]] = {}
+        self._begun: list[str] = []
+        self.error: MediaPipelineError | None = None  # why the run stopped early
+        self.is_concluded = False  # all wanted stages ran and the results over all media are up to date
+
+    def close(self) -> None:
+        self.runner.close()
+
+    def begin(self, partition_keys: Sequence[str]) -> None:
+        """Count an attempt of these media, once per run."""
+        if not self._begun:
+            self._begun = list(partition_keys)
+            self.runner.begin(self._begun)
+
+    def end(self, partition_keys: Sequence[str]) -> None:
+        """The run came to its end with these media, whatever the end."""
+        self.runner.end(partition_keys)
+        self._begun = []
+
+    def conclude(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Bring the results over all media up to date; metadata by result."""
+        finished = self.runner.finish(partition_keys)
+        self.end(partition_keys)
+        self.is_concluded, self.error = True, None
+        return finished
+
+    def give_up(self, error: MediaPipelineError) -> None:
+        """The run stops early. When the world was in the way, the attempt is not held against its media."""
+        self.error = error
+        if error.retryable and self._begun:
+            self.end(self._begun)
+
+    def run_stage(
+        self,
+        name: str,
+        partition_keys: Sequence[str],
+        *,
+        run_id: str,
+        redo: frozenset[str],
+        retry_failed: bool,
+        say: Callable[[str], None],
+    ) -> list[Outcome]:
+        """Bring one stage of these media up to date.
+
+        Args:
+            redo: keys whose result is computed again although it stands.
+            retry_failed: whether what failed on the same content before is tried again.
+            say: told now and then how far the stage is.
+        """
+        progress = _Progress(name, len(partition_keys), say)
+
+        def observe(outcome: Outcome) -> None:
+            progress.count()
+            if self._on_outcome is not None:
+                self._on_outcome(name, outcome)
+
+        outcomes: dict[str, Outcome] = {}
+        for force in (False, True):
+            keys = [key for key in partition_keys if (key in redo) is force]
+            if keys:
+                found = self.runner.run_stage(
+                    name, keys, run_id=run_id, force=force, retry_failed=retry_failed, on_outcome=observe
+                )
+                outcomes |= {outcome.partition_key: outcome for outcome in found}
+        self._outcomes[name] = outcomes
+        return [outcomes[key] for key in partition_keys if key in outcomes]
+
+    def fingerprint(self, stage: str, partition_key: str) -> str | None:
+        """Of a result of this run; None when the stage did not run or the medium is not done."""
+        outcome = self._outcomes.get(stage, {}).get(partition_key)
+        return outcome.fingerprint if outcome is not None and outcome.status == "done" else None
+
+    def by_status(self, status: str) -> Mapping[str, list[Outcome]]:
+        """Outcomes of this status, by stage, without the stages that have none."""
+        found = {
+            stage: [outcome for outcome in outcomes.values() if outcome.status == status]
+            for stage, outcomes in self._outcomes.items()
+        }
+        return {stage: outcomes for stage, outcomes in found.items() if outcomes}
+
+    def broken(self, partition_keys: Sequence[str]) -> dict[str, str]:
+        """Why each medium that is not done in every stage is not; those without a model do not count."""
+        reasons: dict[str, str] = {}
+        for status in ("failed", "blocked"):  # the cause first: what it blocked says nothing new
+            for stage, outcomes in self.by_status(status).items():
+                for outcome in outcomes:
+                    reasons.setdefault(outcome.partition_key, f"{stage}: {outcome.reason or status}")
+        known = {key for outcomes in self._outcomes.values() for key in outcomes}
+        unknown = {key: "no medium of this home has this key" for key in partition_keys if key not in known}
+        return reasons | unknown
+
+
+class _Progress:
+    """Says at sensible intervals how many media a stage has behind it."""
+
+    def __init__(self, stage: str, total: int, say: Callable[[str], None]) -> None:
+        self._stage, self._total, self._say = stage, total, say
+        self._done = 0
+        self._said_at = time.monotonic()
+
+    def count(self) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if now - self._said_at >= _PROGRESS_EVERY_S and self._done < self._total:
+            self._said_at = now
+            self._say(f"{self._stage}: {self._done} of {self._total} media")

@@ -1,0 +1,367 @@
+"""The product without Dagster: what is to be done, doing it, and keeping the results."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import cached_property
+from typing import Any
+
+import pyarrow as pa
+
+from media_pipeline.analyzers._models import ModelStore
+from media_pipeline.analyzers._registry import registry
+from media_pipeline.config import Settings
+from media_pipeline.errors import DiskFull, ModelUnavailable
+from media_pipeline.execution.decoded import DecodedMedia
+from media_pipeline.execution.in_process import InProcessExecutor
+from media_pipeline.execution.outcome import Outcome, StageInfo
+from media_pipeline.execution.stages import (
+    AnalyzerStage,
+    AudioStage,
+    FramesStage,
+    MediaStage,
+    Result,
+    Stage,
+    effective_fingerprint,
+    stage_infos,
+)
+from media_pipeline.media.cache import Cache
+from media_pipeline.results.duplicates import update_duplicates
+from media_pipeline.results.search import refresh_text_index
+from media_pipeline.storage import schemas
+from media_pipeline.storage.catalog import Catalog
+from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.ledger import Entry, Ledger
+from media_pipeline.storage.sources import KnownMedium, Sources
+from media_pipeline.storage.tables import Tables
+
+# A run that is killed repeats at most this much work per stage, at the price of one small commit.
+COMMIT_EVERY_S = 5.0
+COMMIT_EVERY_MEDIA = 64
+Entries = dict[tuple[str, str], Entry]
+OnOutcome = Callable[[Outcome], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Todo:
+    """One medium that a stage has to compute, and the fingerprint its result will have."""
+
+    known: KnownMedium
+    fingerprint: str
+
+
+class Pipeline:
+    """Everything one home can do with its media. Opening is cheap: no model is loaded before it is needed."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self.layout = Layout(settings.home)
+        self.layout.create()
+        self.sources = Sources(self.layout.sources)
+        self.tables = Tables(self.layout.tables, self.layout.locks)
+        self.ledger = Ledger(self.tables)
+        self.cache = Cache(self.layout.cache, settings.cache_max_bytes)
+        self.models = ModelStore(
+            settings.models, offline=settings.offline, hub_url=settings.hub_url, tier=settings.tier
+        )
+
+    @classmethod
+    def open(cls, settings: Settings) -> Pipeline:
+        return cls(settings)
+
+    def close(self) -> None:
+        if "_decoded" in self.__dict__:
+            self._decoded.close()
+
+    @cached_property
+    def catalog(self) -> Catalog:
+        return Catalog(self.layout, self.tables, view_schemas(), extra={"sources": self.sources.table})
+
+    def stages(self) -> Sequence[StageInfo]:
+        return stage_infos()
+
+    # --- what is to be done -------------------------------------------------------------------------------------
+
+    def pending(
+        self, media_ids: Collection[str], stages: Collection[str] | None = None, *, retry_failed: bool = False
+    ) -> list[str]:
+        """Those of the media for which some stage has no current result, in the given order.
+
+        A stage that failed on the same content with the same fingerprint counts as finished: trying again is for the
+        user to ask. So does one whose model is unavailable as long as it stays so.
+        """
+        names = [info.name for info in self.stages() if stages is None or info.name in stages]
+        known = self.sources.by_id(media_ids)
+        entries = self.ledger.entries(media_ids)
+        fingerprints = {name: self._own_fingerprint(name) for name in names}
+
+        def is_pending(medium: KnownMedium) -> bool:
+            for name in names:
+                verdict = self._judge(
+                    self._stages[name], medium, fingerprints[name], entries, retry_failed=retry_failed
+                )
+                if isinstance(verdict, Todo):
+                    return True
+            return False
+
+        return [media_id for media_id in media_ids if media_id in known and is_pending(known[media_id])]
+
+    def _own_fingerprint(self, name: str) -> str | ModelUnavailable:
+        try:
+            return self._stages[name].prepare()
+        except ModelUnavailable as error:
+            return error
+
+    def _judge(
+        self, stage: Stage, known: KnownMedium, own: str | ModelUnavailable, entries: Entries, *, retry_failed: bool
+    ) -> Todo | Outcome:
+        """Whether this medium is to be computed, and if not, what stands."""
+        entry = entries.get((known.media_id, stage.name))
+        broken = self._broken_need(stage, known.media_id, entries)
+        if broken is not None:
+            return Outcome(known.media_id, known.partition_key, "blocked", "", reason=broken)
+        upstream = {need: entries[known.media_id, need] for need in stage.needs}
+        inputs = {need: e.fingerprint if e.status == "done" else "none" for need, e in upstream.items()}
+        if _has_no_input(stage, known, entries):
+            own = "no input"  # a picture has no sound, whatever the model: done at once, and for good
+        if isinstance(own, ModelUnavailable):
+            if entry is not None and entry.status == "done":
+                return _standing(known, entry)  # made when there was a model; still true
+            return Outcome(known.media_id, known.partition_key, "unavailable", "", reason=str(own))
+        fingerprint = effective_fingerprint(own, inputs)
+        if entry is None or entry.fingerprint != fingerprint or entry.status == "unavailable":
+            return Todo(known, fingerprint)
+        if entry.status == "failed" and retry_failed:
+            return Todo(known, fingerprint)
+        return _standing(known, entry)
+
+    def _broken_need(self, stage: Stage, media_id: str, entries: Entries) -> str | None:
+        """Why this stage cannot run, named after the stage where the trouble began."""
+        for need in stage.needs:
+            entry = entries.get((media_id, need))
+            if entry is None:
+                return self._broken_need(self._stages[need], media_id, entries) or f"{need} has not run"
+            if entry.status == "failed":
+                return f"{need} failed"
+        return None
+
+    # --- doing it -----------------------------------------------------------------------------------------------
+
+    def run_stage(
+        self,
+        name: str,
+        partition_keys: Sequence[str],
+        *,
+        run_id: str,
+        force: bool = False,
+        retry_failed: bool = False,
+        on_outcome: OnOutcome | None = None,
+    ) -> list[Outcome]:
+        """Bring one stage of these media up to date; one outcome per medium, in the order of the keys.
+
+        Raises:
+            DiskFull: nothing can be written; what was committed before stays.
+        """
+        stage = self._stages[name]
+        known = self.sources.by_partition(partition_keys)
+        entries = self.ledger.entries([m.media_id for m in known.values()])
+        own = self._own_fingerprint(name)
+        outcomes: dict[str, Outcome] = {}
+        todo: list[Todo] = []
+        for medium in known.values():
+            verdict = self._judge(stage, medium, own, entries, retry_failed=retry_failed)
+            if force and isinstance(verdict, Outcome) and verdict.current and isinstance(own, str):
+                verdict = Todo(medium, verdict.fingerprint)
+            if isinstance(verdict, Todo):
+                todo.append(verdict)
+            else:
+                outcomes[medium.partition_key] = verdict
+                if on_outcome:
+                    on_outcome(verdict)
+        self._record_unavailable(name, outcomes.values(), entries, run_id)
+        if todo:
+            self._require_disk()
+            for outcome in self._compute(stage, todo, run_id):
+                outcomes[outcome.partition_key] = outcome
+                if on_outcome:
+                    on_outcome(outcome)
+        return [outcomes[key] for key in partition_keys if key in outcomes]
+
+    def _compute(self, stage: Stage, todo: Sequence[Todo], run_id: str) -> Iterator[Outcome]:
+        """Compute and commit in portions; an outcome is reported only once its rows are safe."""
+        by_id = {t.known.media_id: t for t in todo}
+        portion: list[Result] = []
+        committed = time.monotonic()
+        for result in stage.compute([t.known for t in todo]):
+            if result.error is not None and result.error.retryable:
+                if portion:
+                    yield from self._commit(stage, portion, by_id, run_id)
+                raise result.error
+            portion.append(result)
+            if len(portion) >= COMMIT_EVERY_MEDIA or time.monotonic() - committed >= COMMIT_EVERY_S:
+                yield from self._commit(stage, portion, by_id, run_id)
+                portion, committed = [], time.monotonic()
+        if portion:
+            yield from self._commit(stage, portion, by_id, run_id)
+
+    def _commit(self, stage: Stage, portion: list[Result], todo: dict[str, Todo], run_id: str) -> list[Outcome]:
+        # Rows first, ledger second: a kill between the two makes the stage run again and replace the same rows.
+        tables = [r.rows for r in portion if r.rows is not None and r.rows.num_rows]
+        rows = pa.concat_tables(tables) if tables else stage.schema.empty_table()
+        self.tables.ensure(stage.name, stage.schema)
+        self.tables.replace(stage.name, rows, [r.media_id for r in portion])
+        outcomes = [self._outcome(stage, result, todo[result.media_id]) for result in portion]
+        self.ledger.record([_entry(stage.name, outcome, run_id) for outcome in outcomes])
+        return outcomes
+
+    @staticmethod
+    def _outcome(stage: Stage, result: Result, todo: Todo) -> Outcome:
+        choice = stage.choice if result.rows is not None else None
+        return Outcome(
+            media_id=result.media_id,
+            partition_key=todo.known.partition_key,
+            status="failed" if result.error else "done",
+            fingerprint=todo.fingerprint,
+            reason=str(result.error) if result.error else None,
+            rows=result.rows.num_rows if result.rows is not None else 0,
+            seconds=result.seconds,
+            model=f"{choice.name} ({choice.digest[:12]})" if choice else None,
+            tier=choice.tier if choice else None,
+            preview=result.preview,
+            thumbnail_jpeg=result.thumbnail_jpeg,
+        )
+
+    def _record_unavailable(self, name: str, outcomes: Collection[Outcome], entries: Entries, run_id: str) -> None:
+        news = [
+            _entry(name, outcome, run_id)
+            for outcome in outcomes
+            if outcome.status == "unavailable" and not _same(entries.get((outcome.media_id, name)), outcome)
+        ]
+        if news:
+            self.ledger.record(news)
+
+    def _require_disk(self) -> None:
+        free = shutil.disk_usage(self.layout.home).free
+        if free < self.settings.min_free_bytes:
+            raise DiskFull(
+                f"only {free / 1e9:.1f} GB are free below {self.layout.home}",
+                f"make room: {self.settings.min_free_bytes / 1e9:.1f} GB are needed (MEDIA_PIPELINE_MIN_FREE_BYTES)",
+            )
+
+    # --- around a run -------------------------------------------------------------------------------------------
+
+    def begin(self, partition_keys: Sequence[str]) -> None:
+        """Count an attempt for each medium, so that one that kills its run every time is noticed.
+
+        From here on its partition is known to be in the hands of a run: no sensor needs to ask for it.
+        """
+        ids = [m.media_id for m in self.sources.by_partition(partition_keys).values()]
+        self.sources.start_attempt(ids)
+        self.sources.mark_announced(ids)
+
+    def end(self, partition_keys: Sequence[str]) -> None:
+        self.sources.end_attempt([m.media_id for m in self.sources.by_partition(partition_keys).values()])
+
+    def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """Bring what is made from all media up to date after a batch; metadata by result."""
+        ids = [m.media_id for m in self.sources.by_partition(partition_keys).values()]
+        self.ensure_tables()
+        pairs = update_duplicates(self.tables, ids, max_distance=self.settings.duplicate_max_distance)
+        refresh_text_index(self.tables, self.layout, self.settings, self.models)
+        warehouse = self.catalog.publish()
+        freed = self.cache.evict(keep=ids)
+        return {
+            "duplicates": {"pairs": pairs},
+            "search_index": {"passages_version": self.tables.version("text_embeddings")},
+            "warehouse": {"path": str(warehouse), "bytes": warehouse.stat().st_size, "cache_bytes_freed": freed},
+        }
+
+    def maintain(self) -> dict[str, dict[str, Any]]:
+        """Compact and vacuum every table, bring the cache under its limit. For a quiet hour."""
+        done: dict[str, dict[str, Any]] = {}
+        for name in table_schemas():
+            if self.tables.exists(name):
+                self.tables.compact(name)
+                self.tables.vacuum(name)
+                done[name] = {"version": self.tables.version(name)}
+        self.catalog.publish()
+        done["cache"] = {"bytes_freed": self.cache.evict(keep=())}
+        return done
+
+    def ensure_tables(self) -> None:
+        for name, schema in table_schemas().items():
+            self.tables.ensure(name, schema)
+
+    @cached_property
+    def _decoded(self) -> DecodedMedia:
+        return DecodedMedia(self.cache, self.settings)
+
+    @cached_property
+    def _stages(self) -> dict[str, Stage]:
+        decoded = self._decoded
+        executor = InProcessExecutor(self.settings.thread_count)
+        stages: list[Stage] = [MediaStage(decoded), FramesStage(decoded), AudioStage(decoded)]
+        stages.extend(
+            AnalyzerStage(spec, self.settings, self.models, decoded, self.tables, executor)
+            for spec in registry().values()
+        )
+        return {stage.name: stage for stage in stages}
+
+
+def table_schemas() -> dict[str, pa.Schema]:
+    """Every table there is, by name."""
+    core = {
+        "media": schemas.MEDIA,
+        "frames": schemas.FRAMES,
+        "audio": schemas.AUDIO,
+        "analyses": schemas.ANALYSES,
+        "duplicate_pairs": schemas.DUPLICATE_PAIRS,
+    }
+    return core | {spec.name: spec.schema for spec in registry().values()}
+
+
+view_schemas = table_schemas  # every table is a view of the same name
+
+
+def _has_no_input(stage: Stage, known: KnownMedium, entries: Entries) -> bool:
+    decoded = [entries[known.media_id, need] for need in stage.needs if need in ("frames", "audio")]
+    return bool(decoded) and all(entry.rows == 0 for entry in decoded)
+
+
+def _standing(known: KnownMedium, entry: Entry) -> Outcome:
+    return Outcome(
+        media_id=known.media_id,
+        partition_key=known.partition_key,
+        status="done" if entry.status == "done" else "failed",
+        fingerprint=entry.fingerprint,
+        reason=entry.reason,
+        rows=entry.rows,
+        seconds=entry.seconds,
+        device=entry.device or "cpu",
+        model=entry.model,
+        current=True,
+    )
+
+
+def _entry(analyzer: str, outcome: Outcome, run_id: str) -> Entry:
+    return Entry(
+        media_id=outcome.media_id,
+        analyzer=analyzer,
+        fingerprint=outcome.fingerprint,
+        status=outcome.status,
+        reason=outcome.reason,
+        rows=outcome.rows,
+        seconds=outcome.seconds,
+        device=outcome.device,
+        model=outcome.model,
+        run_id=run_id,
+        at=datetime.now(UTC),
+    )
+
+
+def _same(entry: Entry | None, outcome: Outcome) -> bool:
+    return entry is not None and entry.status == outcome.status and entry.reason == outcome.reason

@@ -1,0 +1,243 @@
+"""The cache of decoded media: one folder per medium, complete or absent, rebuilt whenever it is missing.
+
+    cache/ab/<media_id>/facts.json           what is known of the medium, and the fingerprint it was decoded with
+                        frames.arrow         kept frames (`frames.CACHED_FRAMES`), one record batch each
+                        frame_scores.arrow   content score of every video frame (`video.FRAME_SCORES`)
+                        audio.flac           16 kHz mono
+                        thumbnail.jpg        at most 4 KB, for people
+    cache/.incoming/<pid>-…/                 being written; renamed into place when complete
+
+Everything read here was written by our own code in our own formats, never copied from a foreign file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import json
+import os
+import shutil
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from PIL import Image
+
+from media_pipeline.media.audio import AUDIO_FILE, AudioReader
+from media_pipeline.media.frames import CACHED_FRAMES, FRAMES_FILE, THUMBNAIL_FILE
+from media_pipeline.media.types import MediaFacts, facts_from_json, facts_to_json
+from media_pipeline.media.video import FRAME_SCORES, SCORES_FILE
+from media_pipeline.storage.schemas import FRAMES
+
+FACTS_FILE = "facts.json"
+_STALE_S = 600
+
+
+@dataclass(frozen=True, slots=True)
+class CachedFrame:
+    """One kept frame; fulfils `analyzers._spec.Frame`. The pixels are decoded whenever they are asked for."""
+
+    frame_index: int
+    pts: int  # ticks of time_base from the beginning of the medium
+    time_base: tuple[int, int]  # numerator, denominator, seconds
+    pts_s: float
+    width: int  # pixels as displayed
+    height: int
+    scene_index: int
+    phash: str | None
+    _jpeg: pa.Buffer
+
+    def jpeg(self) -> bytes:
+        return bytes(memoryview(self._jpeg))
+
+    def image(self) -> npt.NDArray[np.uint8]:
+        """RGB uint8, shape (h, w, 3) with h <= height and w <= width."""
+        with Image.open(io.BytesIO(self._jpeg), formats=["JPEG"]) as image:
+            return np.asarray(image.convert("RGB"))
+
+
+class FrameReader:
+    """The kept frames of one medium in order; may be iterated any number of times, from several threads."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path if path.exists() else None
+        self._len = 0
+        if self._path is not None:
+            with _open_ipc(self._path, CACHED_FRAMES) as reader:
+                self._len = reader.num_record_batches
+
+    def __len__(self) -> int:
+        return self._len
+
+    def __iter__(self) -> Iterator[CachedFrame]:
+        if self._path is not None:
+            with _open_ipc(self._path, CACHED_FRAMES) as reader:
+                for i in range(reader.num_record_batches):
+                    yield _frame(reader.get_batch(i))
+
+    def __getitem__(self, i: int) -> CachedFrame:
+        at = i + self._len if i < 0 else i
+        if self._path is None or not 0 <= at < self._len:
+            raise IndexError(f"frame {i} of {self._len}")
+        with _open_ipc(self._path, CACHED_FRAMES) as reader:
+            return _frame(reader.get_batch(at))
+
+
+@dataclass(frozen=True, slots=True)
+class CacheEntry:
+    """What is cached of one medium."""
+
+    media_id: str
+    facts: MediaFacts
+    folder: Path
+    frames: FrameReader
+
+    @property
+    def audio(self) -> AudioReader | None:
+        path = self.folder / AUDIO_FILE
+        return AudioReader(path, self.facts.audio_duration_s or 0.0) if path.exists() else None
+
+    @property
+    def frame_scores(self) -> pa.Table | None:
+        """pts_s float64 and score float32 of every decoded video frame; None for pictures and recordings."""
+        path = self.folder / SCORES_FILE
+        if not path.exists():
+            return None
+        with _open_ipc(path, FRAME_SCORES) as reader:
+            return reader.read_all()
+
+    def frame_rows(self) -> pa.Table:
+        """Rows of `storage.schemas.FRAMES`, media_id included."""
+        rows = [
+            {name: getattr(frame, name) for name in FRAMES.names if name != "media_id"} | {"media_id": self.media_id}
+            for frame in self.frames
+        ]
+        return pa.Table.from_pylist(rows, schema=FRAMES)
+
+    def thumbnail(self) -> bytes | None:
+        """A small JPEG of at most 4 KB."""
+        path = self.folder / THUMBNAIL_FILE
+        return path.read_bytes() if path.exists() else None
+
+
+class Cache:
+    """The folder of all media. Several processes may use it at once."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, root: Path, max_bytes: int) -> None:
+        self._root = root.absolute()
+        self._max_bytes = max_bytes
+
+    @property
+    def root(self) -> Path:
+        return self._root
+
+    def get(self, media_id: str, fingerprint: str) -> CacheEntry | None:
+        """The entry decoded with this fingerprint, or None where it must be decoded (again)."""
+        folder = self._folder(media_id)
+        try:
+            stored = json.loads((folder / FACTS_FILE).read_text("utf-8"))
+            if stored["fingerprint"] != fingerprint:
+                return None
+            entry = CacheEntry(media_id, facts_from_json(stored["facts"]), folder, FrameReader(folder / FRAMES_FILE))
+            os.utime(folder / FACTS_FILE)  # the least recently used go first
+        except (OSError, ValueError, KeyError, TypeError):  # pa.ArrowInvalid is a ValueError
+            return None
+        return entry
+
+    def incoming(self, media_id: str) -> Path:
+        """A new empty folder to decode into; `commit` or `abandon` it."""
+        folder = self._root / ".incoming" / f"{os.getpid()}-{next(self._numbers)}-{media_id}"
+        folder.mkdir(parents=True)
+        return folder
+
+    def commit(self, incoming: Path, media_id: str, fingerprint: str, facts: MediaFacts) -> None:
+        """Makes a complete folder visible, replacing what was there."""
+        text = json.dumps({"fingerprint": fingerprint, "facts": facts_to_json(facts)}, allow_nan=False)
+        (incoming / FACTS_FILE).write_text(text, "utf-8")
+        folder = self._folder(media_id)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            try:
+                incoming.rename(folder)
+                return
+            except OSError:
+                if not folder.exists():
+                    raise
+                self.discard(media_id)
+
+    def abandon(self, incoming: Path) -> None:
+        shutil.rmtree(incoming, ignore_errors=True)
+
+    def discard(self, media_id: str) -> None:
+        """Removes a medium; nobody ever sees half of it. Whoever has it open keeps reading."""
+        grave = self.incoming(media_id)
+        with contextlib.suppress(FileNotFoundError):
+            self._folder(media_id).rename(grave / "old")
+        self.abandon(grave)
+
+    def evict(self, keep: Collection[str] = ()) -> int:
+        """Removes the least recently used media, except ``keep``, until the limit holds; returns the bytes freed."""
+        self._bury_strays()
+        entries = sorted(self._entries())
+        excess = sum(size for _, size, _ in entries) - self._max_bytes
+        freed = 0
+        for _, size, media_id in entries:
+            if freed >= excess:
+                break
+            if media_id not in keep:
+                self.discard(media_id)
+                freed += size
+        return freed
+
+    def _entries(self) -> Iterator[tuple[float, int, str]]:
+        for folder in self._root.glob("[0-9a-f][0-9a-f]/*"):
+            try:
+                used = (folder / FACTS_FILE).stat().st_mtime
+                size = sum(file.stat().st_size for file in folder.iterdir())
+            except OSError:  # another process was faster
+                continue
+            yield used, size, folder.name
+
+    def _bury_strays(self) -> None:
+        """Folders of processes that were killed."""
+        for folder in (self._root / ".incoming").glob("*"):
+            owner = folder.name.split("-")[0]
+            try:
+                old = time.time() - folder.stat().st_mtime > _STALE_S
+            except OSError:
+                continue
+            if old and not Path("/proc", owner).exists():
+                self.abandon(folder)
+
+    def _folder(self, media_id: str) -> Path:
+        return self._root / media_id[:2] / media_id
+
+
+@contextlib.contextmanager
+def _open_ipc(path: Path, schema: pa.Schema) -> Iterator[Any]:
+    """An Arrow file of ours, mapped, not read.
+
+    Raises:
+        ValueError: it is damaged or has another schema.
+    """
+    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        if not reader.schema.equals(schema):
+            raise ValueError(f"{path.name} holds {reader.schema.names}")
+        yield reader
+
+
+def _frame(batch: pa.RecordBatch) -> CachedFrame:
+    batch.validate(full=True)
+    row = {name: batch.column(name)[0] for name in CACHED_FRAMES.names}
+    jpeg = row.pop("jpeg").as_buffer()
+    values = {name: value.as_py() for name, value in row.items()}
+    time_base = (values.pop("time_base_num"), values.pop("time_base_den"))
+    return CachedFrame(**values, time_base=time_base, _jpeg=jpeg)

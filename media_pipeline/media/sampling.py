@@ -1,0 +1,242 @@
+"""Which frames of a video are kept: one shortly after each cut and at least one per ``max_gap_s``.
+
+Everything here sees each frame once, in order, and holds a handful of frames at most, whatever the length.
+The cut detector is PySceneDetect's AdaptiveDetector with its defaults (Breakthrough/PySceneDetect,
+scenedetect/detectors/adaptive_detector.py), so that `scenes` comes to the same shots from the stored scores.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from media_pipeline.config import Sampling
+
+SCORE_WIDTH_PX = 160
+# A picture right after a cut may be half of a cross-fade or blurred; a person would look a moment later.
+SETTLE_S = 0.5
+# How long a black fade-in may last before it is taken for what it is.
+FADE_S = 2.0
+FLAT_LEVELS = 8.0  # grey levels (standard deviation) below which a frame is plain: black, white, fading
+
+_WINDOW = 2
+_MIN_SCENE_FRAMES = 15
+_RATIO = 3.0
+_MIN_SCORE = 15.0
+
+Bgr = npt.NDArray[np.uint8]
+# Chroma subsampling of the planar formats whose planes can be read with strides; the rest goes through swscale.
+_PLANAR = {
+    "yuv420p": (2, 2, 0),
+    "yuvj420p": (2, 2, 0),
+    "yuva420p": (2, 2, 0),
+    "yuv422p": (2, 1, 0),
+    "yuvj422p": (2, 1, 0),
+    "yuv444p": (1, 1, 0),
+    "yuvj444p": (1, 1, 0),
+    "yuv420p10le": (2, 2, 2),
+    "yuv422p10le": (2, 1, 2),
+    "yuv444p10le": (1, 1, 2),
+}
+
+
+def reduce(frame: Any) -> Bgr:
+    """A small BGR picture of an av.VideoFrame, about ``SCORE_WIDTH_PX`` on its longer side.
+
+    Picks every k-th pixel instead of averaging: that costs a twentieth of swscale, and the aliasing it brings is
+    the same in neighbouring frames.
+    """
+    width, height = frame.width, frame.height
+    step = max(1, round(max(width, height) / SCORE_WIDTH_PX))
+    w, h = width // step // 2 * 2, height // step // 2 * 2
+    layout = _PLANAR.get(frame.format.name)
+    if layout is None or w < 4 or h < 4:
+        small: Bgr = frame.reformat(max(2, w), max(2, h), "bgr24", interpolation="FAST_BILINEAR").to_ndarray()
+        return small
+    import cv2
+
+    sub_x, sub_y, shift = layout
+    planes = frame.planes
+    i420 = np.empty((h * 3 // 2, w), np.uint8)
+    i420[:h] = _strided(planes[0], step, step, h, w, shift)
+    chroma = i420[h:].reshape(2, h // 2, w // 2)
+    for plane, out in zip(planes[1:3], chroma, strict=True):
+        out[:] = _strided(plane, 2 * step // sub_x, 2 * step // sub_y, h // 2, w // 2, shift)
+    bgr: Bgr = cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)
+    return bgr
+
+
+def _strided(plane: Any, step_x: int, step_y: int, rows: int, columns: int, shift: int) -> npt.NDArray[Any]:
+    pixels = np.frombuffer(plane, np.uint16 if shift else np.uint8)
+    lines = pixels.reshape(-1, plane.line_size // pixels.itemsize)
+    picked = lines[::step_y, ::step_x][:rows, :columns]
+    return picked >> shift if shift else picked
+
+
+class ContentScore:
+    """PySceneDetect's content value: mean change of hue, saturation and brightness since the last frame, 0 to 255."""
+
+    def __init__(self) -> None:
+        self._last: Bgr | None = None
+
+    def __call__(self, bgr: Bgr) -> float:
+        import cv2
+
+        hsv = cv2.cvtColor(bgr, cv2.COLOR_BGR2HSV)
+        last, self._last = self._last, hsv
+        if last is None:
+            return 0.0
+        if last.shape != hsv.shape:  # the stream changed its size
+            last = cv2.resize(last, hsv.shape[1::-1])
+        return float(cv2.norm(hsv, last, cv2.NORM_L1)) / hsv.size
+
+
+class CutDetector:
+    """AdaptiveDetector on scores alone. `push` speaks of the frame ``DELAY`` places before the one it was given."""
+
+    DELAY = _WINDOW
+
+    def __init__(self) -> None:
+        self._scores: deque[float] = deque(maxlen=2 * _WINDOW + 1)
+        self._seen = 0
+        self._last_cut = 0
+
+    def push(self, score: float) -> bool:
+        self._scores.append(score)
+        self._seen += 1
+        if len(self._scores) < 2 * _WINDOW + 1:
+            return False
+        target = self._scores[_WINDOW]
+        number = self._seen - 1 - _WINDOW
+        mean = (sum(self._scores) - target) / (2 * _WINDOW)
+        sharp = target >= _RATIO * mean if mean >= 1e-5 else True
+        if not (sharp and target >= _MIN_SCORE and number - self._last_cut >= _MIN_SCENE_FRAMES):
+            return False
+        self._last_cut = number
+        return True
+
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Seen(Generic[T]):
+    """One decoded frame as the sampler sees it."""
+
+    index: int
+    time_s: float
+    score: float
+    small: Bgr
+    picture: T
+
+
+@dataclass(frozen=True, slots=True)
+class Pick(Generic[T]):
+    """A frame worth keeping."""
+
+    seen: Seen[T]
+    scene_index: int
+    opens_scene: bool
+
+
+class FrameSampler(Generic[T]):
+    """Picks frames from a stream of unknown length. At most ``CutDetector.DELAY + 2`` frames are alive in it."""
+
+    def __init__(self, gap_s: Callable[[], float]) -> None:
+        self._gap_s = gap_s
+        self._cuts = CutDetector()
+        self._recent: deque[Seen[T]] = deque()
+        self._scene = 0
+        self._opened = False  # whether the current scene has a pick
+        self._due_s: float | None = None  # when the next pick is to be made
+        self._best: Seen[T] | None = None
+        self._best_rank = (False, 0.0)
+
+    def push(self, seen: Seen[T]) -> Iterator[Pick[T]]:
+        self._recent.append(seen)
+        is_cut = self._cuts.push(seen.score)
+        if len(self._recent) > CutDetector.DELAY:
+            yield from self._consider(self._recent.popleft(), is_cut)
+
+    def finish(self) -> Iterator[Pick[T]]:
+        while self._recent:
+            yield from self._consider(self._recent.popleft(), False)
+        if self._best is not None and not self._opened:
+            yield self._commit()
+
+    def _consider(self, seen: Seen[T], is_cut: bool) -> Iterator[Pick[T]]:
+        if self._due_s is None:
+            self._due_s = seen.time_s + SETTLE_S
+        if is_cut:
+            if self._best is not None and not self._opened:
+                yield self._commit()
+            self._scene += 1
+            self._opened, self._best = False, None
+            self._due_s = seen.time_s + SETTLE_S
+        if seen.time_s > self._due_s and self._best is not None and self._ripe(seen.time_s):
+            yield self._commit()
+        if seen.time_s >= self._due_s - SETTLE_S:
+            # Little change since the last frame means little motion blur. Later wins among equals: mid-shot.
+            rank = (bool(seen.small.std() >= FLAT_LEVELS), -seen.score)
+            if self._best is None or rank >= self._best_rank:
+                self._best, self._best_rank = seen, rank
+        if seen.time_s > self._due_s and self._ripe(seen.time_s) and self._best is not None:
+            yield self._commit()
+
+    def _ripe(self, now_s: float) -> bool:
+        assert self._due_s is not None
+        return self._best_rank[0] or self._opened or now_s > self._due_s + FADE_S
+
+    def _commit(self) -> Pick[T]:
+        assert self._best is not None
+        pick = Pick(self._best, self._scene, not self._opened)
+        self._opened, self._best = True, None
+        self._due_s = pick.seen.time_s + self._gap_s()
+        return pick
+
+
+@dataclass(slots=True)
+class _Kept:
+    time_s: float
+    opens_scene: bool
+    item: Any
+
+
+class Spread:
+    """Keeps at most ``capacity`` picks, spread evenly over a length nobody knows beforehand.
+
+    When one is too many, the one whose loss leaves the smallest hole goes; openings of scenes count twice.
+    """
+
+    def __init__(self, sampling: Sampling) -> None:
+        self._capacity = sampling.max_frames
+        self._max_gap_s = sampling.max_gap_s
+        self._kept: list[_Kept] = []
+
+    def gap_s(self) -> float:
+        """The gap worth aiming at: once the capacity binds, denser picks would only be thrown away again."""
+        if len(self._kept) < self._capacity:
+            return self._max_gap_s
+        span = self._kept[-1].time_s - self._kept[0].time_s
+        return max(self._max_gap_s, span / self._capacity)
+
+    def add(self, time_s: float, opens_scene: bool, item: Any) -> None:
+        self._kept.append(_Kept(time_s, opens_scene, item))
+        if len(self._kept) > self._capacity:
+            del self._kept[self._least_missed()]
+
+    def items(self) -> list[Any]:
+        return [kept.item for kept in self._kept]
+
+    def _least_missed(self) -> int:
+        inner = range(1, len(self._kept) - 1)
+        return min(inner, key=self._loss, default=len(self._kept) - 1)
+
+    def _loss(self, i: int) -> float:
+        hole = self._kept[i + 1].time_s - self._kept[i - 1].time_s
+        return 2 * hole if self._kept[i].opens_scene else hole

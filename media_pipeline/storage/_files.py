@@ -1,0 +1,194 @@
+"""Parquet files of a table: writing whole ones, naming them, and knowing which media lie in which."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import time
+import uuid
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from deltalake.transaction import AddAction, RemoveAction
+
+from media_pipeline.config import MIB
+from media_pipeline.errors import ContractViolation, DiskFull
+
+ROW_GROUP_ROWS = 16_384  # small enough that DuckDB can skip what a filter on media_id does not need
+
+# Files below a limit (bytes) are merged when so many of them have gathered: each row is rewritten a handful of times
+# in its life, and a table of 10 GB has a few hundred files.
+MERGE_COUNT = 32
+MERGE_CLASSES = (1 * MIB, 16 * MIB)
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True, slots=True)
+class DataFile:
+    """One immutable Parquet file. Its name starts with the version it came from: names sort in order of writing."""
+
+    name: str
+    size: int  # bytes
+
+    def remove_action(self, *, data_change: bool) -> RemoveAction:
+        return RemoveAction(self.name, data_change, int(time.time() * 1000), self.size, {})
+
+
+@contextmanager
+def disk_full_explained(folder: Path) -> Iterator[None]:
+    """Turns every way in which Arrow and delta-rs report a full disk into `DiskFull`."""
+    try:
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        full = isinstance(error, OSError) and error.errno in _NO_ROOM
+        # delta-rs hands on the text of the operating system only.
+        full = full or any(f"os error {code}" in str(error) or os.strerror(code) in str(error) for code in _NO_ROOM)
+        if not full:
+            raise
+        raise DiskFull(
+            f"no room left on the device of {folder}",
+            "free some space and run it again; nothing half-written is visible",
+        ) from error
+
+
+def write_file(folder: Path, rows: pa.Table, order: str, *, data_change: bool) -> AddAction:
+    """One Parquet file below `folder`, complete and on the disk, or none; it is visible only once committed."""
+    name = f"{order}-{uuid.uuid4().hex}.parquet"
+    path = folder / name
+    try:
+        with disk_full_explained(folder), path.open("wb") as sink:
+            pq.write_table(rows, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+            sink.flush()
+            # The log must never name a file that a power cut emptied.
+            os.fsync(sink.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    low, high = pc.min_max(rows["media_id"]).as_py().values()
+    stats = {
+        "numRecords": rows.num_rows,
+        "minValues": {"media_id": low},
+        "maxValues": {"media_id": high},
+        "nullCount": {"media_id": rows["media_id"].null_count},
+    }
+    return AddAction(name, path.stat().st_size, {}, int(time.time() * 1000), data_change, json.dumps(stats))
+
+
+def order_of(name: str) -> str:
+    """The part of a file's name that says when its rows were written first."""
+    return name.partition("-")[0]
+
+
+def size_class(file: DataFile) -> int | None:
+    return next((limit for limit in MERGE_CLASSES if file.size < limit), None)
+
+
+def neighbours(files: Iterable[DataFile]) -> list[list[DataFile]]:
+    """Runs of files in order of writing, each about as large as the largest class; single files are left out."""
+    groups: dict[int, list[DataFile]] = defaultdict(list)
+    seen = 0
+    for file in files:
+        groups[seen // MERGE_CLASSES[-1]].append(file)
+        seen += file.size
+    return [group for group in groups.values() if len(group) > 1]
+
+
+class MediaIndex:
+    """Which files may hold rows of which media, exact but for hash collisions.
+
+    Statistics cannot tell: ids are hashes, so every file spans the whole range. Files never change, so what was read
+    once stays true; which files are current is asked of the table each time. 8 bytes per medium and table.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._known: dict[str, npt.NDArray[np.int64]] = {}
+
+    def holding(self, files: Iterable[DataFile], media_ids: Collection[str]) -> list[DataFile]:
+        files = list(files)
+        known = {file.name: self._ids(file.name) for file in files}
+        self._known = known
+        wanted = _hashes(media_ids)
+        return [file for file in files if _overlap(known[file.name], wanted)]
+
+    def _ids(self, name: str) -> npt.NDArray[np.int64]:
+        known = self._known.get(name)
+        if known is None:
+            column = pq.read_table(self._folder / name, columns=["media_id"], read_dictionary=["media_id"])["media_id"]
+            known = _hashes(column.unique().to_pylist())
+        return known
+
+
+def _hashes(media_ids: Collection[str]) -> npt.NDArray[np.int64]:
+    return np.sort(np.fromiter((hash(m) for m in media_ids), np.int64, len(media_ids)))
+
+
+def _overlap(have: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> bool:
+    few, many = (wanted, have) if len(wanted) <= len(have) else (have, wanted)
+    if not len(few):
+        return False
+    at = np.minimum(np.searchsorted(many, few), len(many) - 1)
+    return bool((many[at] == few).any())
+
+
+def stored_schema(schema: pa.Schema) -> pa.Schema:
+    """The schema as Delta keeps it: everything nullable, fixed-size lists as lists that carry their length.
+
+    Raises:
+        ContractViolation: a column has a type that Delta would change silently.
+    """
+    return pa.schema([_stored_field(field) for field in schema])
+
+
+def _stored_field(field: pa.Field) -> pa.Field:
+    metadata = dict(field.metadata or {})
+    kind = field.type
+    if pa.types.is_fixed_size_list(kind):
+        metadata[b"dimension"] = str(kind.list_size).encode()
+        kind = pa.list_(kind.value_type)
+    stored = pa.field(field.name, kind, metadata=metadata or None)
+    if pa.types.is_unsigned_integer(kind) or pa.types.is_float16(kind) or pa.types.is_dictionary(kind):
+        raise ContractViolation(f"column {field.name} has type {field.type}, which a Delta table cannot keep")
+    return stored
+
+
+def dimension_of(field: pa.Field) -> int | None:
+    """Length of the vectors of a column, where it has one."""
+    if pa.types.is_fixed_size_list(field.type):
+        return int(field.type.list_size)
+    length = (field.metadata or {}).get(b"dimension")
+    return int(length) if length else None
+
+
+def declared_schema(stored: pa.Schema) -> pa.Schema:
+    """The reverse of `stored_schema`: vectors have their fixed length again."""
+    return pa.schema([_declared_field(field) for field in stored])
+
+
+def _declared_field(field: pa.Field) -> pa.Field:
+    kind = _plain(field.type)
+    length = dimension_of(field)
+    if length and pa.types.is_list(kind):
+        kind = pa.list_(kind.value_type, length)
+    return pa.field(field.name, kind, metadata=field.metadata)
+
+
+def _plain(kind: pa.DataType) -> pa.DataType:
+    """The type with Arrow's own names for list elements, so that it equals the one that was declared."""
+    if pa.types.is_list(kind):
+        return pa.list_(_plain(kind.value_type))
+    if pa.types.is_struct(kind):
+        return pa.struct([pa.field(f.name, _plain(f.type)) for f in kind])
+    return kind

@@ -1,0 +1,205 @@
+"""DuckDB views over the Delta tables: in memory for our own queries, as `warehouse.duckdb` for the user's own tools.
+
+Views name the current Parquet files one by one; nothing is copied and no extension is needed. DuckDB is never the
+store: one process that writes to a DuckDB file locks all others out of it.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+import duckdb
+import pyarrow as pa
+from filelock import FileLock
+
+from media_pipeline.config import SqlLimits
+from media_pipeline.storage._files import dimension_of, disk_full_explained
+from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.schemas import DUPLICATE_PAIRS
+from media_pipeline.storage.tables import RETENTION_HOURS, Tables
+
+_CONFIG: dict[str, str | bool | int | float | list[str]] = {
+    # Extensions download; local Python variables are not tables.
+    "autoinstall_known_extensions": "false",
+    "autoload_known_extensions": "false",
+    "allow_community_extensions": "false",
+    "python_enable_replacements": "false",
+}
+
+# The earliest-added partner that is earlier than the medium itself.
+_MEDIA = """
+    CREATE VIEW media AS
+    WITH pairs AS (
+        SELECT media_id, other_id FROM library.duplicate_pairs
+        UNION ALL SELECT other_id, media_id FROM library.duplicate_pairs
+    ), found AS (
+        SELECT own.media_id, arg_min(other.media_id, (other.added_at, other.media_id)) AS duplicate_of
+        FROM pairs
+        JOIN library.media AS own ON own.media_id = pairs.media_id
+        JOIN library.media AS other ON other.media_id = pairs.other_id
+        WHERE (other.added_at, other.media_id) < (own.added_at, own.media_id)
+        GROUP BY own.media_id
+    )
+    SELECT media.*, found.duplicate_of FROM library.media AS media LEFT JOIN found USING (media_id)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    select: str
+    files: tuple[str, ...]
+
+
+class Catalog:
+    """Everything that can be asked in SQL.
+
+    Args:
+        views: table name -> schema, for every table that shall have a view. One without data yet is an empty view.
+        extra: name -> provider of a small Arrow table that does not live in a Delta table, e.g. `sources`.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        tables: Tables,
+        views: Mapping[str, pa.Schema],
+        extra: Mapping[str, Callable[[], pa.Table]] = MappingProxyType({}),
+    ) -> None:
+        self._layout = layout
+        self._tables = tables
+        self._schemas = {"duplicate_pairs": DUPLICATE_PAIRS, **views}  # in this order: `media` asks the pairs
+        self._extra = dict(extra)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all views, sorted."""
+        return sorted([*self._schemas, *self._extra])
+
+    def connect(self, limits: SqlLimits | None = None) -> duckdb.DuckDBPyConnection:
+        """A connection in memory with all views, as the tables are now.
+
+        With `limits` it is fit for a stranger's SQL: bounded memory, no temporary files, and no file can be opened but
+        the current ones of the tables; none of this can be switched off again.
+        """
+        config = dict(_CONFIG)
+        if limits is not None:
+            config |= {"memory_limit": f"{limits.max_memory_bytes // 1024} KiB", "temp_directory": ""}
+        connection = duckdb.connect(":memory:", config=config)
+        connection.execute("SET TimeZone = 'UTC'")  # the same answer wherever it is asked
+        views = self._create_views(connection)
+        for name, provider in self._extra.items():
+            connection.register(name, provider())
+        if limits is not None:
+            files = [_literal(file) for view in views.values() for file in view.files]
+            connection.execute(f"SET allowed_paths = [{', '.join(files)}]")
+            connection.execute("SET enable_external_access = false")
+            connection.execute("SET lock_configuration = true")
+        return connection
+
+    def publish(self) -> Path:
+        """Writes `warehouse.duckdb` anew and swaps it in by rename; who has the old one open reads on undisturbed.
+
+        Raises:
+            DiskFull: the old one stays.
+        """
+        target = self._layout.warehouse
+        self._layout.locks.mkdir(parents=True, exist_ok=True)
+        # Under a lock, or a slower publisher could put an older state in the place of a newer one.
+        with (
+            FileLock(self._layout.locks / "warehouse.lock", fallback_to_soft=False),
+            disk_full_explained(target.parent),
+        ):
+            for left_behind in target.parent.glob(f".{target.name}-*"):
+                left_behind.unlink(missing_ok=True)
+            fresh = target.parent / f".{target.name}-{uuid.uuid4().hex}"
+            try:
+                self._write(fresh)
+                fresh.replace(target)
+            finally:
+                fresh.unlink(missing_ok=True)
+        return target
+
+    def _write(self, path: Path) -> None:
+        with duckdb.connect(path, config=_CONFIG) as connection:
+            views = self._create_views(connection)
+            for name, provider in self._extra.items():
+                connection.register("provided", provider())
+                connection.execute(f"CREATE TABLE {_name(name)} AS FROM provided")
+                connection.unregister("provided")
+            connection.execute("CREATE TABLE library.files (view_name VARCHAR, path VARCHAR)")
+            files = [(name, file) for name, view in views.items() for file in view.files]
+            columns = pa.table({"view_name": [n for n, _ in files], "path": [f for _, f in files]})
+            connection.register("provided", columns)
+            connection.execute("INSERT INTO library.files FROM provided")
+            connection.unregister("provided")
+
+    def published_files(self) -> set[str]:
+        """Absolute paths that the published warehouse names, which `Tables.vacuum` must keep."""
+        warehouse = self._layout.warehouse
+        if not warehouse.exists():
+            return set()
+        # A copy: DuckDB refuses a file that another program has open for writing.
+        with tempfile.TemporaryDirectory(dir=warehouse.parent, prefix=f".{warehouse.name}-") as folder:
+            copy = shutil.copy(warehouse, Path(folder) / warehouse.name)
+            with duckdb.connect(copy, read_only=True) as connection:
+                return {path for (path,) in connection.execute("SELECT path FROM library.files").fetchall()}
+
+    def maintain(self, retention_hours: int = RETENTION_HOURS) -> list[str]:
+        """Compacts all tables, publishes, and removes files that neither a reader nor the warehouse needs any more.
+
+        Returns the paths of the removed files.
+        """
+        present = [name for name in self._schemas if self._tables.exists(name)]
+        for name in present:
+            self._tables.compact(name)
+        self.publish()
+        keep = self.published_files()
+        return [path for name in present for path in self._tables.vacuum(name, keep, retention_hours)]
+
+    def _create_views(self, connection: duckdb.DuckDBPyConnection) -> dict[str, _View]:
+        views = {name: self._view(connection, name, schema) for name, schema in self._schemas.items()}
+        # The tables as they are; what users see may add to them.
+        connection.execute("CREATE SCHEMA library")
+        for name, view in views.items():
+            connection.execute(f"CREATE VIEW library.{_name(name)} AS {view.select}")
+            if name == "media":
+                connection.execute(_MEDIA)
+            else:
+                connection.execute(f"CREATE VIEW {_name(name)} AS FROM library.{_name(name)}")
+        return views
+
+    def _view(self, connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> _View:
+        stored = self._tables.stored(name) if self._tables.exists(name) else None
+        if stored is not None:
+            schema = pa.schema([*schema, *(f for f in stored.schema if f.name not in schema.names)])
+        types = connection.from_arrow(schema.empty_table()).types
+        present = stored.columns if stored else frozenset()
+        columns = [_column(f, str(t), f.name in present) for f, t in zip(schema, types, strict=True)]
+        if stored is None or not stored.files:
+            return _View(f"SELECT {', '.join(columns)} WHERE false", ())
+        files = ", ".join(_literal(file) for file in stored.files)
+        select = f"SELECT {', '.join(columns)} FROM read_parquet([{files}], union_by_name = true)"  # noqa: S608 - quoted
+        return _View(select, stored.files)
+
+
+def _column(field: pa.Field, kind: str, present: bool) -> str:
+    name = _name(field.name)
+    if not present:
+        return f"CAST(NULL AS {kind}) AS {name}"
+    length = dimension_of(field)
+    # Parquet knows no vectors of fixed length; DuckDB's distance functions want them.
+    return f"CAST({name} AS FLOAT[{length}]) AS {name}" if length else name
+
+
+def _name(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
+
+def _literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,123 @@
+"""SQL given by users: one read-only statement, bounded in time, memory and rows, that sees nothing but the library.
+
+Three walls, each enough for what it is there for: only statements that DuckDB's own parser calls reading are taken;
+they run in a read-only transaction; and the connection can open no file but those of the tables (`Catalog.connect`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import duckdb
+import pyarrow as pa
+
+from media_pipeline.config import SqlLimits
+from media_pipeline.errors import QueryRejected
+from media_pipeline.storage.catalog import Catalog
+
+BATCH_ROWS = 2048  # DuckDB's own vector: what may lie in memory beyond the limits while they are checked
+
+# SHOW, DESCRIBE, SUMMARIZE, VALUES, FROM and WITH are SELECT statements to the parser.
+_READING = duckdb.StatementType.SELECT
+_REMEDY_READING = "one SELECT, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN statement is accepted"
+
+
+def run_query(catalog: Catalog, sql: str, limits: SqlLimits) -> pa.Table:
+    """The result of one read-only statement.
+
+    Raises:
+        QueryRejected: it is not one reading statement, is wrong, opens other files, or goes beyond a limit.
+    """
+    connection = catalog.connect(limits)
+    try:
+        with _explained(catalog, limits):
+            statement = _single_reading(connection, sql)
+            # Also holds against what the parser calls SELECT: a WITH whose member inserts or deletes.
+            connection.execute("BEGIN TRANSACTION READ ONLY")
+            with _time_limit(connection, limits.max_seconds):
+                return _fetched(connection, statement, limits)
+    finally:
+        connection.close()
+
+
+def _single_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
+    statements = connection.extract_statements(sql)
+    if len(statements) != 1:
+        raise QueryRejected(f"{len(statements)} statements were given instead of one", _REMEDY_READING)
+    statement = statements[0]
+    if statement.type == duckdb.StatementType.MULTI:
+        raise QueryRejected("a PIVOT without its values is several statements", "name them: PIVOT … ON … IN (…)")
+    # EXPLAIN ANALYZE runs what it explains.
+    inner = _explained_statement(sql) if statement.type == duckdb.StatementType.EXPLAIN else sql
+    kinds = [s.type for s in connection.extract_statements(inner)]
+    if kinds != [_READING]:
+        names = ", ".join(kind.name for kind in kinds)
+        raise QueryRejected(f"{names or statement.type.name} statements are not accepted", _REMEDY_READING)
+    return statement
+
+
+def _explained_statement(sql: str) -> str:
+    """What follows EXPLAIN [ANALYZE]; with options in parentheses it does not parse, and is refused."""
+    starts = [start for start, _ in duckdb.tokenize(sql)]
+    rest = sql.encode()[starts[1] :].decode()
+    return rest[len("analyze") :] if rest[: len("analyze")].lower() == "analyze" else rest
+
+
+def _fetched(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, limits: SqlLimits) -> pa.Table:
+    reader = connection.sql(statement).to_arrow_reader(BATCH_ROWS)
+    batches: list[pa.RecordBatch] = []
+    rows = size = 0
+    for batch in reader:
+        batches.append(batch)
+        rows, size = rows + batch.num_rows, size + batch.nbytes
+        if rows > limits.max_rows:
+            raise QueryRejected(f"the result has more than {limits.max_rows} rows", "add a LIMIT or aggregate")
+        if size > limits.max_memory_bytes:
+            raise QueryRejected("the result is larger than the memory a query may use", "select fewer columns or rows")
+    return pa.Table.from_batches(batches, reader.schema)
+
+
+@contextmanager
+def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
+    timer = threading.Timer(seconds, connection.interrupt)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+@contextmanager
+def _explained(catalog: Catalog, limits: SqlLimits) -> Iterator[None]:
+    """DuckDB's errors in our words. While rows are fetched they come through Arrow: an OSError with the same text."""
+    try:
+        yield
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
+        text = _shortened(str(error))
+        if isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
+            raise QueryRejected(
+                f"the query ran longer than {limits.max_seconds:g} s",
+                "narrow it down or raise MEDIA_PIPELINE_SQL__MAX_SECONDS",
+            ) from None
+        if isinstance(error, (duckdb.OutOfMemoryException, MemoryError)) or text.startswith("Out of Memory"):
+            raise QueryRejected(
+                f"the query needs more than {limits.max_memory_bytes // 1024**2} MiB of memory",
+                "narrow it down or raise MEDIA_PIPELINE_SQL__MAX_MEMORY_BYTES",
+            ) from None
+        if isinstance(error, duckdb.PermissionException):
+            raise QueryRejected("the query reaches outside the library", f"ask the views {_listed(catalog)}") from None
+        remedy = f"there are the views {_listed(catalog)}" if isinstance(error, duckdb.CatalogException) else None
+        raise QueryRejected(text, remedy) from None
+
+
+def _shortened(message: str) -> str:
+    """Without the picture of the query, with the hint ("Did you mean …")."""
+    lines = message.split("\n\nLINE ")[0].splitlines()
+    return " ".join(line.strip() for line in lines if line.strip()).rstrip(".")
+
+
+def _listed(catalog: Catalog) -> str:
+    return ", ".join(catalog.names)

@@ -1,0 +1,396 @@
+"""Which files were seen where, and which medium each is: one SQLite file.
+
+Three tables. `media` has one row per content, in the order in which they came. `files` has one row per path, with the
+stamp under which it was last looked at and what became of it (taken, waiting, refused); it is what lets a tick over
+ten thousand known files hash nothing. `names` remembers every file name a content was seen under.
+
+Paths are stored as the bytes they are, because file names need not be text; what callers get back is text with
+undecodable bytes written as `\\xNN` (`shown`), fit for tables and screens. Any number of processes may use the file at
+once, and a process killed at any instant leaves it consistent: every change is one transaction.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from media_pipeline.storage.sqlite import Database, chunks, marks
+
+State = Literal["taken", "waiting", "refused"]
+
+SCHEMA_VERSION = 1
+# A tick every few seconds must not rewrite ten thousand rows; an hour is near enough for "last seen".
+LAST_SEEN_EVERY_S = 3600
+
+SOURCES = pa.schema(
+    [
+        ("media_id", pa.string()),  # null while waiting or refused
+        ("path", pa.string()),
+        ("name", pa.string()),
+        ("bytes", pa.int64()),
+        ("modified_at", pa.timestamp("us", tz="UTC")),
+        ("first_seen", pa.timestamp("us", tz="UTC")),
+        ("last_seen", pa.timestamp("us", tz="UTC")),  # to the hour
+        ("state", pa.string()),  # taken, waiting, refused
+        ("reason", pa.string()),  # null unless refused
+    ]
+)
+
+_DDL = """
+CREATE TABLE IF NOT EXISTS media (
+    seq INTEGER PRIMARY KEY,
+    media_id TEXT NOT NULL UNIQUE,
+    partition_key TEXT NOT NULL UNIQUE,
+    name BLOB NOT NULL,
+    path BLOB NOT NULL,
+    stored BLOB NOT NULL,          -- below the folder of this file: relative, so that a home can be moved
+    linked_mtime_ns INTEGER,       -- null: a copy of ours
+    bytes INTEGER NOT NULL,
+    added_at INTEGER NOT NULL,     -- microseconds since 1970, as all times here
+    announced INTEGER NOT NULL DEFAULT 0,
+    attempts INTEGER NOT NULL DEFAULT 0
+);
+CREATE INDEX IF NOT EXISTS media_unannounced ON media (added_at, seq) WHERE announced = 0;
+CREATE TABLE IF NOT EXISTS files (
+    path BLOB PRIMARY KEY,
+    stamp TEXT NOT NULL,
+    bytes INTEGER NOT NULL,
+    modified_at INTEGER NOT NULL,
+    state TEXT NOT NULL CHECK (state IN ('taken', 'waiting', 'refused')),
+    media_id TEXT REFERENCES media (media_id) ON DELETE CASCADE,
+    reason TEXT,
+    first_seen INTEGER NOT NULL,
+    since INTEGER NOT NULL,        -- when this stamp was seen first
+    last_seen INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS files_media ON files (media_id);
+CREATE INDEX IF NOT EXISTS files_open ON files (last_seen) WHERE state <> 'taken';
+CREATE TABLE IF NOT EXISTS names (
+    media_id TEXT NOT NULL REFERENCES media (media_id) ON DELETE CASCADE,
+    name BLOB NOT NULL,
+    UNIQUE (media_id, name)
+);
+CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+"""
+
+_MEDIUM = (
+    "media_id, partition_key, name, path, stored, linked_mtime_ns, bytes, added_at, announced, attempts FROM media"
+)
+_UPSERT_FILE = """
+INSERT INTO files (path, stamp, bytes, modified_at, state, media_id, reason, first_seen, since, last_seen)
+VALUES (:path, :stamp, :bytes, :modified_at, :state, :media_id, :reason, :now, :now, :now)
+ON CONFLICT (path) DO UPDATE SET
+    since = CASE WHEN stamp = excluded.stamp AND since <= excluded.since THEN since ELSE excluded.since END,
+    stamp = excluded.stamp, bytes = excluded.bytes, modified_at = excluded.modified_at, state = excluded.state,
+    media_id = excluded.media_id, reason = excluded.reason, last_seen = excluded.last_seen
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class KnownMedium:
+    """One content, however many files hold it."""
+
+    media_id: str
+    partition_key: str
+    name: str  # file name under which it was seen first; undecodable bytes as \xNN
+    path: str  # where it was seen first, likewise
+    stored: Path  # the original: our read-only copy, or the file itself where originals are linked
+    bytes: int
+    added_at: datetime  # UTC
+    names: tuple[str, ...]  # every file name it was seen under, the first one first
+    announced: bool  # Dagster knows its partition
+    attempts: int  # runs that began on it and never ended
+    linked_mtime_ns: int | None = None  # where linked: the modification time at intake
+
+
+@dataclass(frozen=True, slots=True)
+class Sighting:
+    """What is remembered of a path."""
+
+    stamp: str
+    state: State
+    media_id: str | None
+    reason: str | None
+    since: float  # when this stamp was seen first, in seconds since 1970
+
+
+def shown(path: str | bytes | Path) -> str:
+    """A path as text that any table, screen or log accepts: undecodable bytes become `\\xNN`."""
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
+
+
+def stamp(stat: os.stat_result) -> str:
+    """What changes when a file's content changes.
+
+    The change time is part of it: it catches content written under a restored modification time, and permissions
+    that were mended. The price is one more hashing after a `chmod`.
+    """
+    return f"{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}.{stat.st_ino}.{stat.st_dev}"
+
+
+class Sources:
+    """The files seen and the media they are. Safe under concurrent threads and processes."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._db = Database(file, _DDL, version=SCHEMA_VERSION)
+
+    def close(self) -> None:
+        self._db.close()
+
+    # -- files ---------------------------------------------------------------------------------------------------
+
+    def unchanged(self, path: str | Path, stat: os.stat_result) -> str | None:
+        """The medium of a path that was taken and has not changed since; None otherwise. Hashes nothing."""
+        seen = self.look_up([os.fspath(path)]).get(os.fspath(path))
+        return seen.media_id if seen and seen.state == "taken" and seen.stamp == stamp(stat) else None
+
+    def look_up(self, paths: Sequence[str]) -> dict[str, Sighting]:
+        """What is remembered of these paths; unknown ones are left out."""
+        found: dict[str, Sighting] = {}
+        for chunk in chunks(paths):
+            for row in self._db.query(
+                f"SELECT path, stamp, state, media_id, reason, since FROM files WHERE path IN ({marks(chunk)})",  # noqa: S608
+                [os.fsencode(path) for path in chunk],
+            ):
+                found[os.fsdecode(row[0])] = Sighting(row[1], row[2], row[3], row[4], row[5] / 1e6)
+        return found
+
+    def add(
+        self,
+        path: str | Path,
+        stat: os.stat_result,
+        *,
+        media_id: str,
+        partition_key: str,
+        stored: Path,
+        linked: bool = False,
+    ) -> tuple[KnownMedium, bool]:
+        """Remember that `path` holds this content.
+
+        The original must be stored already: whoever sees the medium here may read it at once.
+
+        Returns:
+            the medium, and whether this call created it; a second name of known content is remembered with it.
+        """
+        now, name = _now_us(), os.fsencode(Path(path).name)
+        with self._db.write() as db:
+            created = (
+                db.execute(
+                    "INSERT INTO media (media_id, partition_key, name, path, stored, linked_mtime_ns, bytes, added_at) "
+                    "VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (media_id) DO NOTHING",
+                    (
+                        media_id,
+                        self._free_key(db, partition_key, media_id),
+                        name,
+                        os.fsencode(path),
+                        self._relative(stored),
+                        stat.st_mtime_ns if linked else None,
+                        stat.st_size,
+                        now,
+                    ),
+                ).rowcount
+                == 1
+            )
+            db.execute("INSERT OR IGNORE INTO names (media_id, name) VALUES (?, ?)", (media_id, name))
+            db.execute(_UPSERT_FILE, _file_row(path, stat, "taken", now, media_id=media_id))
+        return self.by_id([media_id])[media_id], created
+
+    def relink(self, media_id: str, stored: Path, mtime_ns: int | None) -> None:
+        """The original is now there; `mtime_ns` is None for a copy of ours."""
+        with self._db.write() as db:
+            db.execute(
+                "UPDATE media SET stored = ?, linked_mtime_ns = ? WHERE media_id = ?",
+                (self._relative(stored), mtime_ns, media_id),
+            )
+
+    def refuse(self, path: str | Path, stat: os.stat_result | None, reason: str) -> None:
+        """Not to be looked at again until the file changes; `stat` is None where it could not even be asked."""
+        with self._db.write() as db:
+            db.execute(_UPSERT_FILE, _file_row(path, stat, "refused", _now_us(), reason=reason))
+
+    def refused(self) -> list[tuple[str, str]]:
+        """(path as shown, reason) of every file refused."""
+        rows = self._db.query("SELECT path, reason FROM files WHERE state = 'refused' ORDER BY path")
+        return [(shown(path), reason) for path, reason in rows]
+
+    def observe(self, files: Iterable[tuple[str, os.stat_result]]) -> None:
+        """These files were seen and are not complete yet; the time since their last change is kept."""
+        rows = [_file_row(path, stat, "waiting", _now_us()) for path, stat in files]
+        if rows:
+            with self._db.write() as db:
+                db.executemany(_UPSERT_FILE, rows)
+
+    def touch(self, paths: Sequence[str]) -> None:
+        """These known files are still there. Writes nothing for those touched within the hour."""
+        now = _now_us()
+        stale = now - LAST_SEEN_EVERY_S * 1_000_000
+        for chunk in chunks(paths):
+            values = [os.fsencode(path) for path in chunk]
+            condition = f"path IN ({marks(chunk)}) AND last_seen < ?"
+            if self._db.query(f"SELECT 1 FROM files WHERE {condition} LIMIT 1", [*values, stale]):  # noqa: S608
+                with self._db.write() as db:
+                    db.execute(f"UPDATE files SET last_seen = ? WHERE {condition}", [now, *values, stale])  # noqa: S608
+
+    def drop_vanished(self, *, older_than_s: float = 86_400) -> None:
+        """Forget files that were waited for or refused and went away."""
+        limit = _now_us() - int(older_than_s * 1e6)
+        if not self._db.query("SELECT 1 FROM files WHERE state <> 'taken' AND last_seen < ? LIMIT 1", [limit]):
+            return
+        with self._db.write() as db:
+            db.execute("DELETE FROM files WHERE state <> 'taken' AND last_seen < ?", (limit,))
+
+    # -- media ---------------------------------------------------------------------------------------------------
+
+    def by_id(self, media_ids: Collection[str]) -> dict[str, KnownMedium]:
+        return {m.media_id: m for chunk in chunks(list(media_ids)) for m in self._media_in("media_id", chunk)}
+
+    def by_partition(self, keys: Collection[str]) -> dict[str, KnownMedium]:
+        return {m.partition_key: m for chunk in chunks(list(keys)) for m in self._media_in("partition_key", chunk)}
+
+    def all_media(self, *, page: int = 1000) -> Iterator[KnownMedium]:
+        """Every medium, in the order in which they came; may be consumed slowly without holding a lock."""
+        last = -1
+        while True:
+            seqs = self._db.query("SELECT seq FROM media WHERE seq > ? ORDER BY seq LIMIT ?", [last, page])
+            if not seqs:
+                return
+            yield from self._media("WHERE seq > ? AND seq <= ? ORDER BY seq", [last, seqs[-1][0]])
+            last = seqs[-1][0]
+
+    def count(self) -> int:
+        return int(self._db.query("SELECT count(*) FROM media")[0][0])
+
+    def unannounced(self, limit: int) -> list[KnownMedium]:
+        """Media whose partition Dagster does not know yet, oldest first."""
+        return self._media("WHERE announced = 0 ORDER BY added_at, seq LIMIT ?", [limit])
+
+    def interrupted(self, *, max_attempts: int) -> list[KnownMedium]:
+        """Media whose run began and never ended, unless that happened so often that they look deadly."""
+        return self._media("WHERE announced = 1 AND attempts BETWEEN 1 AND ? ORDER BY added_at, seq", [max_attempts - 1])
+
+    def mark_announced(self, media_ids: Collection[str]) -> None:
+        self._update_media("announced = 1", media_ids)
+
+    def start_attempt(self, media_ids: Collection[str]) -> None:
+        """A run begins on these media. One that is killed never says that it ended, and the count stays."""
+        self._update_media("attempts = attempts + 1", media_ids)
+
+    def end_attempt(self, media_ids: Collection[str]) -> None:
+        """A run ended on these media, well or not: they do not kill."""
+        self._update_media("attempts = 0", media_ids)
+
+    def forget(self, media_id: str) -> tuple[str, ...]:
+        """Erase every trace of a medium.
+
+        Returns:
+            the paths at which it was seen last; while such a file lies in a watched folder it will be taken again.
+        """
+        with self._db.write() as db:
+            paths = db.execute("SELECT path FROM files WHERE media_id = ?", (media_id,)).fetchall()
+            db.execute("DELETE FROM media WHERE media_id = ?", (media_id,))
+        return tuple(os.fsdecode(path) for (path,) in paths)
+
+    # -- notes and views -----------------------------------------------------------------------------------------
+
+    def note(self, key: str) -> str | None:
+        """A path remembered for the next tick, which may be another process."""
+        rows = self._db.query("SELECT value FROM notes WHERE key = ?", [key])
+        return os.fsdecode(rows[0][0]) if rows else None
+
+    def set_note(self, key: str, value: str | None) -> None:
+        if self.note(key) == value:
+            return
+        with self._db.write() as db:
+            if value is None:
+                db.execute("DELETE FROM notes WHERE key = ?", (key,))
+            else:
+                db.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (key, os.fsencode(value)))
+
+    def table(self) -> pa.Table:
+        """Every file seen, for the SQL view `sources` (schema `SOURCES`)."""
+        rows = self._db.query(
+            "SELECT media_id, path, bytes, modified_at, first_seen, last_seen, state, reason FROM files ORDER BY path"
+        )
+        columns = list(zip(*rows, strict=True)) if rows else [()] * 8
+        ids, paths, sizes, modified, first, last, states, reasons = columns
+        names = [shown(Path(os.fsdecode(path)).name) for path in paths]
+        data = [ids, [shown(path) for path in paths], names, sizes, modified, first, last, states, reasons]
+        arrays = [pa.array(values, type=field.type) for values, field in zip(data, SOURCES, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=SOURCES)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    def _media(self, clause: str, values: Sequence[object]) -> list[KnownMedium]:
+        rows = self._db.query(f"SELECT {_MEDIUM} {clause}", values)
+        names: dict[str, list[str]] = {}
+        for chunk in chunks([row[0] for row in rows]):
+            query = f"SELECT media_id, name FROM names WHERE media_id IN ({marks(chunk)}) ORDER BY rowid"  # noqa: S608
+            for media_id, name in self._db.query(query, chunk):
+                names.setdefault(media_id, []).append(shown(name))
+        return [
+            KnownMedium(
+                media_id=row[0],
+                partition_key=row[1],
+                name=shown(row[2]),
+                path=shown(row[3]),
+                stored=self._file.parent / os.fsdecode(row[4]),
+                linked_mtime_ns=row[5],
+                bytes=row[6],
+                added_at=datetime.fromtimestamp(row[7] / 1e6, UTC),
+                names=tuple(names.get(row[0], ())),
+                announced=bool(row[8]),
+                attempts=row[9],
+            )
+            for row in rows
+        ]
+
+    def _media_in(self, column: str, values: Sequence[str]) -> list[KnownMedium]:
+        return self._media(f"WHERE {column} IN ({marks(values)})", values)
+
+    def _update_media(self, change: str, media_ids: Collection[str]) -> None:
+        with self._db.write() as db:
+            for chunk in chunks(list(media_ids)):
+                db.execute(f"UPDATE media SET {change} WHERE media_id IN ({marks(chunk)})", chunk)  # noqa: S608
+
+    def _free_key(self, db: sqlite3.Connection, key: str, media_id: str) -> str:
+        # Twelve digits collide by chance never, but on purpose within minutes: 48 bits are 2^24 tries.
+        taken = db.execute("SELECT media_id FROM media WHERE partition_key = ?", (key,)).fetchone()
+        return key if taken is None or taken[0] == media_id else key.rpartition("~")[0] + "~" + media_id
+
+    def _relative(self, stored: Path) -> bytes:
+        home = self._file.parent
+        return os.fsencode(stored.relative_to(home) if stored.is_relative_to(home) else stored)
+
+
+def _file_row(
+    path: str | Path,
+    stat: os.stat_result | None,
+    state: State,
+    now_us: int,
+    *,
+    media_id: str | None = None,
+    reason: str | None = None,
+) -> dict[str, object]:
+    return {
+        "path": os.fsencode(path),
+        "stamp": stamp(stat) if stat else "",
+        "bytes": stat.st_size if stat else 0,
+        "modified_at": stat.st_mtime_ns // 1000 if stat else 0,
+        "state": state,
+        "media_id": media_id,
+        "reason": reason,
+        "now": now_us,
+    }
+
+
+def _now_us() -> int:
+    return time.time_ns() // 1000

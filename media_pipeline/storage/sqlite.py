@@ -1,0 +1,129 @@
+"""One SQLite file shared by threads and processes: write-ahead log, short transactions, our errors."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from media_pipeline.errors import DiskFull, StorageConflict, UsageError
+
+# A connection inherited by a forked child must neither be used nor closed there: SQLite would take the parent's locks
+# for its own. Kept here, it is not collected either.
+_inherited: list[sqlite3.Connection] = []
+
+BUSY_TIMEOUT_S = 30.0
+# SQLite's own default limit was 999 parameters for years; distributions still build with it.
+CHUNK = 900
+
+
+class Database:
+    """A lazily opened connection per process.
+
+    Args:
+        file: made with its folder when missing
+        ddl: statements that create what is missing; run once per `version`
+
+    Raises (from every method):
+        DiskFull: no room for the change; nothing of it was made
+        StorageConflict: another process held the file for longer than `BUSY_TIMEOUT_S`
+        UsageError: a newer version of this program wrote the file
+    """
+
+    def __init__(self, file: Path, ddl: str, *, version: int) -> None:
+        self._file = file
+        self._ddl = ddl
+        self._version = version
+        self._lock = threading.RLock()
+        self._pid = -1
+        self._connection: sqlite3.Connection | None = None
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock:
+            self._db()
+
+    def close(self) -> None:
+        with self._lock:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+                self._connection = None
+
+    def query(self, sql: str, values: Sequence[object] = ()) -> list[tuple[Any, ...]]:
+        with self._lock, _translated(self._file):
+            return self._db().execute(sql, values).fetchall()
+
+    @contextmanager
+    def write(self) -> Iterator[sqlite3.Connection]:
+        """One transaction: committed at the end, rolled back by any exception."""
+        with self._lock, _translated(self._file):
+            db = self._db()
+            # IMMEDIATE: a transaction that reads before it writes could otherwise fail without waiting for the other.
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def _db(self) -> sqlite3.Connection:
+        if self._connection is None or self._pid != os.getpid():
+            if self._connection is not None:
+                _inherited.append(self._connection)
+            with _translated(self._file):
+                self._connection, self._pid = self._connect(), os.getpid()
+        return self._connection
+
+    def _connect(self) -> sqlite3.Connection:
+        db = sqlite3.connect(self._file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+        _switch_to_wal(db)
+        # NORMAL may lose the last instants before a power cut, never before a kill; and it never corrupts.
+        db.execute("PRAGMA synchronous = NORMAL")
+        db.execute("PRAGMA foreign_keys = ON")
+        found = db.execute("PRAGMA user_version").fetchone()[0]
+        if found > self._version:
+            raise UsageError(f"{self._file} was written by a newer version", "upgrade media-pipeline")
+        if found < self._version:
+            db.executescript(f"BEGIN IMMEDIATE; {self._ddl} PRAGMA user_version = {self._version}; COMMIT;")
+        return db
+
+
+def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+    """Slices short enough for one IN list."""
+    for start in range(0, len(values), CHUNK):
+        yield values[start : start + CHUNK]
+
+
+def marks(values: Sequence[object]) -> str:
+    return ", ".join("?" * len(values))
+
+
+def _switch_to_wal(db: sqlite3.Connection) -> None:
+    # Changing the journal mode does not wait for other processes as everything else does.
+    deadline = time.monotonic() + BUSY_TIMEOUT_S
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
+
+
+@contextmanager
+def _translated(file: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            raise DiskFull(f"no room to write {file}", "free some space and try again") from error
+        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise StorageConflict(f"{file} stayed locked for {BUSY_TIMEOUT_S:.0f} s", "try again") from error
+        raise

@@ -1,0 +1,391 @@
+"""Delta tables, one per name: the store of every result.
+
+A table is a folder of immutable Parquet files and a log; one new log entry switches from one set of files to the
+next. `replace` rewrites exactly the files that hold the media in question and commits against the version it has read:
+if another process was faster, the commit fails and everything is looked at again. The lock only spares that work;
+correctness does not hang on it. A process that dies leaves files nobody names, which `vacuum` removes.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pads
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+from filelock import FileLock, Timeout
+
+from media_pipeline.errors import ContractViolation, DiskFull, StorageConflict, UsageError
+from media_pipeline.storage._files import (
+    MERGE_CLASSES,
+    MERGE_COUNT,
+    DataFile,
+    MediaIndex,
+    declared_schema,
+    disk_full_explained,
+    neighbours,
+    order_of,
+    size_class,
+    stored_schema,
+    write_file,
+)
+
+logger = logging.getLogger(__name__)
+
+LOCK_TIMEOUT_S = 300.0  # longer than any compaction; a dead holder's lock is released by the kernel at once
+BACKOFF_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+RETENTION_HOURS = 24  # how long a file that is no longer current stays for readers that still hold its name
+
+_CONFIGURATION = {
+    # Every 20 commits instead of 100: opening a table reads the log since the last checkpoint.
+    "delta.checkpointInterval": "20",
+    "delta.logRetentionDuration": "interval 7 days",
+    "delta.deletedFileRetentionDuration": "interval 7 days",
+}
+_HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=True)
+# No quiet rebase by delta-rs: two appends of the same medium would not conflict in its eyes.
+_EXACT = CommitProperties(max_commit_retries=0)
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """One version of a table, files in order of writing."""
+
+    delta: DeltaTable
+    version: int
+    files: tuple[DataFile, ...]
+    schema: pa.Schema  # as stored
+
+    @property
+    def next_order(self) -> str:
+        return f"{self.version + 1:012d}"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What lies on the disk of one version of a table, for readers that go to the files themselves."""
+
+    version: int
+    files: tuple[str, ...]  # absolute paths, in order of writing
+    schema: pa.Schema
+    columns: frozenset[str]  # that at least one file has; a column added since the last write is in none
+
+
+class Tables:
+    """The Delta tables below one folder. Safe to use from several threads and processes at once.
+
+    Rows of one medium always lie in one file, in the order in which they were written.
+    """
+
+    def __init__(self, root: Path, locks: Path) -> None:
+        if "%" in str(root):
+            # delta-rs decodes it once more than it should and looks in another folder.
+            raise UsageError(f"the path {root} contains a percent sign", "choose another home")
+        self._root = root
+        self._locks = locks
+        self._indexes: dict[str, MediaIndex] = {}
+
+    # ------------------------------------------------------------------ shape
+
+    def exists(self, name: str) -> bool:
+        return (self._root / name / "_delta_log").is_dir() and DeltaTable.is_deltatable(self._uri(name))
+
+    def ensure(self, name: str, schema: pa.Schema) -> None:
+        """Creates the table, or adds the columns it lacks. Columns are never removed.
+
+        Raises:
+            ContractViolation: a column exists with another type, or has one that Delta cannot keep.
+        """
+        wanted = stored_schema(schema)
+        if self.exists(name) and not _missing(name, self._open(name).schema, wanted):
+            return
+        with self._locked(name):
+            self._retrying(name, lambda: self._grow(name, wanted))
+
+    def _grow(self, name: str, wanted: pa.Schema) -> None:
+        (self._root / name).mkdir(parents=True, exist_ok=True)
+        DeltaTable.create(self._uri(name), wanted, mode="ignore", name=name, configuration=_CONFIGURATION)
+        snapshot = self._open(name)
+        missing = _missing(name, snapshot.schema, wanted)
+        if missing:
+            snapshot.delta.alter.add_columns(list(Schema.from_arrow(pa.schema(missing)).fields))
+
+    def schema(self, name: str) -> pa.Schema:
+        return declared_schema(self._open(name).schema)
+
+    # ------------------------------------------------------------------ rows
+
+    def replace(self, name: str, rows: pa.Table, media_ids: Collection[str]) -> None:
+        """Afterwards the rows of these media are exactly `rows`: one commit, atomic, repeatable.
+
+        Media without rows lose theirs. Columns that `rows` lacks are null.
+
+        Raises:
+            ContractViolation: rows of other media, or columns the table does not have.
+            StorageConflict, DiskFull: nothing has changed.
+        """
+        self.update(name, media_ids, lambda _: rows, read=False)
+
+    def delete(self, name: str, media_ids: Collection[str]) -> None:
+        """Removes the rows of these media, if the table and the rows exist."""
+        if self.exists(name):
+            self.update(name, media_ids, lambda old: old, read=False)
+
+    def update(
+        self,
+        name: str,
+        media_ids: Collection[str],
+        change: Callable[[pa.Table], pa.Table],
+        *,
+        read: bool = True,
+    ) -> None:
+        """`replace` with rows computed from the present ones, which nobody changes in between.
+
+        `change` gets the rows of these media (none of them if `read` is false) and may be called several times.
+        """
+        ids = set(media_ids)
+
+        def attempt() -> None:
+            snapshot = self._open(name)
+            old = self._rows(name, snapshot, ids) if read else declared_schema(snapshot.schema).empty_table()
+            self._swap(name, snapshot, _fitted(name, change(old), snapshot.schema, ids), ids)
+
+        with self._locked(name):
+            self._retrying(name, attempt)
+            self._tidy(name)
+
+    def read(
+        self,
+        name: str,
+        media_ids: Collection[str] | None = None,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        """Rows of these media (all if None) that fulfil `where`, sorted by media_id, else in the order of writing.
+
+        Raises:
+            ContractViolation: there is no such table or column.
+        """
+        return self._rows(name, self._open(name), None if media_ids is None else set(media_ids), columns, where)
+
+    # ------------------------------------------------------------------ files
+
+    def version(self, name: str) -> int:
+        return self._open(name).version
+
+    def files(self, name: str) -> list[str]:
+        """Absolute paths of the current Parquet files, in order of writing; none where there is no table."""
+        return self._paths(name, self._open(name).files) if self.exists(name) else []
+
+    def stored(self, name: str) -> Stored:
+        """The current version as its files. They stay readable for the retention time of `vacuum`."""
+        snapshot = self._open(name)
+        columns: set[str] = set()
+        paths = self._paths(name, snapshot.files)
+        for path in reversed(paths):  # the newest file has them all, except right after a column was added
+            if columns.issuperset(snapshot.schema.names):
+                break
+            columns.update(pq.read_schema(path).names)
+        return Stored(snapshot.version, tuple(paths), declared_schema(snapshot.schema), frozenset(columns))
+
+    def compact(self, name: str) -> None:
+        """Merges small files, whatever their number, and writes a checkpoint. Rows stay the same."""
+        with self._locked(name):
+            self._retrying(name, lambda: self._merge(name, self._open(name), MERGE_CLASSES[-1]))
+            self._open(name).delta.create_checkpoint()
+
+    def vacuum(self, name: str, keep: Collection[str] = (), retention_hours: int = RETENTION_HOURS) -> list[str]:
+        """Removes files that no version younger than the retention and none of `keep` (absolute paths) names.
+
+        Returns the paths it removed.
+        """
+        folder = self._root / name
+        kept = {Path(path) for path in keep}
+        with self._locked(name):
+            stale = self._open(name).delta.vacuum(
+                retention_hours, dry_run=True, enforce_retention_duration=False, full=True
+            )
+            removed = [path for path in (folder / Path(entry).name for entry in stale) if path not in kept]
+            for path in removed:
+                path.unlink(missing_ok=True)
+        return [str(path) for path in removed]
+
+    # ------------------------------------------------------------------ inner workings
+
+    def _uri(self, name: str) -> str:
+        return (self._root / name).absolute().as_uri()
+
+    def _index(self, name: str) -> MediaIndex:
+        return self._indexes.setdefault(name, MediaIndex(self._root / name))
+
+    def _open(self, name: str) -> _Snapshot:
+        try:
+            delta = DeltaTable(self._uri(name))
+        except TableNotFoundError:
+            raise ContractViolation(f"there is no table {name} in {self._root}", "create it with ensure()") from None
+        actions = pa.table(delta.get_add_actions())
+        pairs = zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
+        files = tuple(DataFile(path, size) for path, size in sorted(pairs))
+        return _Snapshot(delta, delta.version(), files, pa.schema(delta.schema().to_arrow()))
+
+    @contextmanager
+    def _locked(self, name: str) -> Iterator[None]:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        # A soft lock would outlive a killed process; a lock of the kernel does not.
+        lock = FileLock(self._locks / f"table-{name}.lock", fallback_to_soft=False, poll_interval=0.01)
+        try:
+            lock.acquire(timeout=LOCK_TIMEOUT_S)
+        except Timeout:
+            raise StorageConflict(f"table {name} was locked for {LOCK_TIMEOUT_S:.0f} s", "try again later") from None
+        try:
+            yield
+        finally:
+            lock.release()
+
+    def _retrying(self, name: str, attempt: Callable[[], None]) -> None:
+        for pause in BACKOFF_S:
+            time.sleep(pause)
+            try:
+                with disk_full_explained(self._root):
+                    return attempt()
+            except CommitFailedError:
+                logger.debug("table %s: another writer was faster, looking again", name)
+        raise StorageConflict(f"other writers of table {name} were faster {len(BACKOFF_S)} times", "try again later")
+
+    def _rows(
+        self,
+        name: str,
+        snapshot: _Snapshot,
+        media_ids: set[str] | None = None,
+        columns: Sequence[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        declared = declared_schema(snapshot.schema)
+        wanted = declared.names if columns is None else list(columns)
+        unknown = [column for column in wanted if column not in declared.names]
+        if unknown:
+            raise ContractViolation(f"table {name} has no column {', '.join(unknown)}", f"it has {declared.names}")
+        files: Sequence[DataFile] = snapshot.files
+        if media_ids is not None:
+            files = self._index(name).holding(files, media_ids)
+            of_media = pc.field("media_id").isin(pa.array(media_ids, pa.string()))
+            where = of_media if where is None else where & of_media
+        rows = self._load(name, files, snapshot.schema, list(dict.fromkeys(["media_id", *wanted])), where)
+        # Stable: ties keep the order of writing.
+        rows = rows.take(pc.sort_indices(rows["media_id"]))
+        return rows.select(wanted).cast(pa.schema([declared.field(column) for column in wanted]))
+
+    def _swap(self, name: str, snapshot: _Snapshot, rows: pa.Table, media_ids: set[str]) -> None:
+        """One commit from the snapshot to the same without these media's old rows and with the new ones."""
+        adds: list[AddAction] = []
+        removes: list[RemoveAction] = []
+        with self._discarding(name, adds):
+            for file in self._index(name).holding(snapshot.files, media_ids):
+                present = self._load(name, [file], snapshot.schema)
+                rest = present.filter(pc.invert(pc.is_in(present["media_id"], pa.array(media_ids, pa.string()))))
+                if rest.num_rows == present.num_rows:
+                    continue  # a hash collision
+                removes.append(file.remove_action(data_change=True))
+                if rest.num_rows:
+                    adds.append(write_file(self._root / name, rest, order_of(file.name), data_change=True))
+            if rows.num_rows:
+                adds.append(write_file(self._root / name, rows, snapshot.next_order, data_change=True))
+            _commit(snapshot, adds, removes)
+
+    def _tidy(self, name: str) -> None:
+        """Merges where enough small files have gathered. The rows are safe already, so no failure of it matters."""
+        try:
+            snapshot = self._open(name)
+            for limit in MERGE_CLASSES:
+                if sum(size_class(file) == limit for file in snapshot.files) >= MERGE_COUNT:
+                    self._merge(name, snapshot, limit)
+                    snapshot = self._open(name)
+        except (CommitFailedError, DiskFull) as error:
+            logger.warning("table %s is left in many small files for now: %s", name, error)
+
+    def _merge(self, name: str, snapshot: _Snapshot, limit: int) -> None:
+        """Merges neighbours among the files below `limit`, at most about the largest class in memory at a time.
+
+        Neighbours in order of writing, not of media_id: media that came together are analysed again together, and
+        then touch few files. Within a file rows are sorted, so that a filter on media_id skips row groups.
+        """
+        adds: list[AddAction] = []
+        removes: list[RemoveAction] = []
+        with self._discarding(name, adds):
+            for group in neighbours([file for file in snapshot.files if file.size < limit]):
+                rows = self._load(name, group, snapshot.schema)
+                rows = rows.take(pc.sort_indices(rows["media_id"]))
+                adds.append(write_file(self._root / name, rows, order_of(group[0].name), data_change=False))
+                removes.extend(file.remove_action(data_change=False) for file in group)
+            _commit(snapshot, adds, removes)
+
+    def _load(
+        self,
+        name: str,
+        files: Sequence[DataFile],
+        schema: pa.Schema,
+        columns: list[str] | None = None,
+        where: pc.Expression | None = None,
+    ) -> pa.Table:
+        dataset = pads.dataset(self._paths(name, files), schema=schema, format="parquet")
+        return dataset.to_table(columns=columns, filter=where)
+
+    def _paths(self, name: str, files: Sequence[DataFile]) -> list[str]:
+        return [str(self._root / name / file.name) for file in files]
+
+    @contextmanager
+    def _discarding(self, name: str, adds: list[AddAction]) -> Iterator[None]:
+        """Removes the files of a commit that did not happen. A commit may fail after it happened: the table knows."""
+        try:
+            yield
+        except (CommitFailedError, DeltaError, OSError, DiskFull):
+            current = {file.name for file in self._open(name).files}
+            for add in adds:
+                if add.path not in current:
+                    (self._root / name / add.path).unlink(missing_ok=True)
+            raise
+
+
+def _commit(snapshot: _Snapshot, adds: list[AddAction], removes: list[RemoveAction]) -> None:
+    if adds or removes:
+        snapshot.delta.create_write_transaction(
+            [*adds, *removes],
+            "append",
+            snapshot.delta.schema(),
+            commit_properties=_EXACT,
+            post_commithook_properties=_HOOKS,
+        )
+
+
+def _missing(name: str, have: pa.Schema, wanted: pa.Schema) -> list[pa.Field]:
+    have, wanted_declared = declared_schema(have), declared_schema(wanted)
+    for field in wanted_declared:
+        if field.name in have.names and have.field(field.name).type != field.type:
+            raise ContractViolation(
+                f"column {field.name} of table {name} is {have.field(field.name).type}, not {field.type}",
+                "give the changed column another name",
+            )
+    return [field for field in wanted if field.name not in have.names]
+
+
+def _fitted(name: str, rows: pa.Table, schema: pa.Schema, media_ids: set[str]) -> pa.Table:
+    """`rows` with exactly the table's columns, as stored."""
+    unknown = [column for column in rows.column_names if column not in schema.names]
+    if unknown:
+        raise ContractViolation(f"table {name} has no column {', '.join(unknown)}", "call ensure() with the new schema")
+    foreign = set(rows["media_id"].unique().to_pylist()) - media_ids
+    if foreign:
+        raise ContractViolation(f"rows of media that are not replaced in {name}: {sorted(map(str, foreign))[:3]}")
+    columns = [
+        rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema
+    ]
+    return pa.table(columns, schema=schema).combine_chunks()

@@ -1,0 +1,42 @@
+"""The pipeline of one home as Dagster resources."""
+
+import contextlib
+from collections.abc import Generator
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._config.pythonic_config import ConfigurableResourceFactory
+
+from media_pipeline.config import load_settings
+from media_pipeline.engine.batch_run import BatchRun
+from media_pipeline.engine.instance import sign_run
+
+if TYPE_CHECKING:
+    from media_pipeline.execution.pipeline import Pipeline
+
+
+class PipelineResource(dg.ConfigurableResource[None]):
+    """Opens the home that the environment names (`MEDIA_PIPELINE_HOME`)."""
+
+    def open(self) -> "Pipeline":
+        """A fresh pipeline: cheap, no model is loaded before it is needed. Close it when done."""
+        # Table and index libraries take seconds to import, and definitions are loaded by every process of Dagster.
+        from media_pipeline.execution.pipeline import Pipeline
+
+        return Pipeline.open(load_settings())
+
+
+class BatchResource(ConfigurableResourceFactory[BatchRun]):
+    """What the ops of one run share. The run is signed with the process that works on it."""
+
+    pipeline: PipelineResource
+
+    def create_resource(self, context: dg.InitResourceContext) -> BatchRun:
+        if context.instance is not None and context.run_id is not None:
+            sign_run(context.instance, context.run_id)
+        return BatchRun(self.pipeline.open())
+
+    @contextlib.contextmanager
+    def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[BatchRun, None, None]:
+        with contextlib.closing(self.create_resource(context)) as batch:
+            yield batch

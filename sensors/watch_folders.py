@@ -1,0 +1,131 @@
+"""The watch folder: files become media, media become partitions, partitions become runs."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
+
+from media_pipeline.config import Settings
+from media_pipeline.engine.instance import reconcile_dead_runs
+from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, keys_of_run, range_tags
+from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG
+from media_pipeline.errors import DiskFull
+from media_pipeline.media.batching import batches
+from media_pipeline.media.intake import Intake, IntakeReport
+from media_pipeline.storage.sources import KnownMedium
+from resources.pipeline import PipelineResource
+
+if TYPE_CHECKING:
+    from media_pipeline.execution.pipeline import Pipeline
+
+MIN_INTERVAL_S = 2
+TICK_LIMIT_S = 20.0  # Dagster gives up on a tick after a minute
+TICK_LIMIT_FILES = 2_000
+MAX_WAITING_RUNS = 3
+MAX_ATTEMPTS = 3
+SOURCE = "watch folder"
+
+
+def watch_folders(job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+    """The sensor that starts runs of this job."""
+
+    @dg.sensor(
+        name="watch_folders",
+        description="Takes complete files from the watched folders, makes a partition of each new medium, and asks "
+        "for one run per batch. Asks again for media whose run was cut off.",
+        job=job,
+        minimum_interval_seconds=MIN_INTERVAL_S,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+    )
+    def sensor(context: dg.SensorEvaluationContext, pipeline: PipelineResource) -> dg.SensorResult | dg.SkipReason:
+        for run_id in reconcile_dead_runs(context.instance):
+            context.log.warning(f"run {run_id} was cut off; what it left is asked for again")
+        home = pipeline.open()
+        try:
+            return _tick(context, home)
+        finally:
+            home.close()
+
+    return sensor
+
+
+def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
+    if (full := _no_room(pipeline.settings)) is not None:
+        return full
+    try:
+        report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).tick(
+            pipeline.settings.watched, limit_files=TICK_LIMIT_FILES, limit_seconds=TICK_LIMIT_S
+        )
+    except DiskFull as error:
+        return dg.SkipReason(str(error))
+    for path, reason in report.refused:
+        context.log.warning(f"{path} was not taken: {reason}")
+    unfinished = context.instance.get_runs(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
+    waiting = [run for run in unfinished if run.status != dg.DagsterRunStatus.STARTED]
+    if len(waiting) >= MAX_WAITING_RUNS:
+        return dg.SkipReason(f"{len(waiting)} runs are waiting; more are asked for when they have begun")
+    requests = _requests(context.instance, pipeline, unfinished, MAX_WAITING_RUNS - len(waiting))
+    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason(_nothing_to_do(report))
+
+
+def _requests(
+    instance: dg.DagsterInstance, pipeline: Pipeline, unfinished: Sequence[DagsterRun], limit: int
+) -> list[dg.RunRequest]:
+    """One request per batch of media that no run has in hand: the new ones and those whose run was cut off."""
+    limits = pipeline.settings.batch
+    existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
+    in_hand = {key for run in unfinished for key in keys_of_run(existing, run.tags)}
+    new = pipeline.sources.unannounced(limit * limits.max_media + len(in_hand))
+    again = pipeline.sources.interrupted(max_attempts=MAX_ATTEMPTS)
+    open_media = {m.partition_key: m for m in [*again, *new] if m.partition_key not in in_hand}
+    if not open_media:
+        return []
+    announce(instance, [m.partition_key for m in new])
+    requests: list[dg.RunRequest] = []
+    for adjacent in contiguous_ranges(instance.get_dynamic_partitions(PARTITIONS_NAME), open_media):
+        for batch in batches([open_media[key] for key in adjacent], limits):
+            if len(requests) < limit and (request := _request(instance, batch)) is not None:
+                requests.append(request)
+    return requests
+
+
+def _request(instance: dg.DagsterInstance, batch: Sequence[KnownMedium]) -> dg.RunRequest | None:
+    """A run over this batch; None when it was asked for often enough and never began."""
+    named = "".join(f"{medium.media_id}:{medium.attempts};" for medium in batch)
+    name = hashlib.sha256(named.encode()).hexdigest()[:16]
+    # Runs of this very batch that are over without having begun: their start failed. A key that Dagster has seen
+    # starts nothing, so each try has its own; the same try is never started twice.
+    tries = instance.get_runs_count(dg.RunsFilter(tags={BATCH_TAG: name}))
+    if tries >= MAX_ATTEMPTS:
+        return None
+    return dg.RunRequest(
+        run_key=f"{name}-{tries}",
+        tags={
+            **range_tags([medium.partition_key for medium in batch]),
+            BATCH_TAG: name,
+            FORCE_TAG: "false",
+            SOURCE_TAG: SOURCE,
+        },
+    )
+
+
+def _no_room(settings: Settings) -> dg.SkipReason | None:
+    free = shutil.disk_usage(settings.home).free
+    if free >= settings.min_free_bytes:
+        return None
+    return dg.SkipReason(
+        f"only {free / 1e9:.1f} GB are free below {settings.home}; make room or lower MEDIA_PIPELINE_MIN_FREE_BYTES, "
+        f"which is {settings.min_free_bytes / 1e9:.1f} GB"
+    )
+
+
+def _nothing_to_do(report: IntakeReport) -> str:
+    if report.waiting:
+        return f"{len(report.waiting)} files are still being written"
+    return "nothing new" if report.complete else "still looking through the folders"
