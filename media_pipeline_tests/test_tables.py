@@ -398,7 +398,7 @@ for generation in range(int(sys.argv[3])):
 def test_killed_at_any_instant_the_table_is_before_or_after(tmp_path: Path) -> None:
     chance = random.Random(7)
     tables = Tables(tmp_path / "tables", tmp_path / "locks")
-    for attempt in range(12):
+    for attempt in range(8):
         writer = child(WRITER, tmp_path, attempt, 10_000, stdout=subprocess.PIPE)
         assert writer.stdout is not None
         assert writer.stdout.readline() == "0\n"

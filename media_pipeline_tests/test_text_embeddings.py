@@ -26,7 +26,7 @@ TEXTS = [
     "A dog runs on the beach",
     "Die Rechnungsnummer steht oben rechts, der Betrag ist in vierzehn Tagen zu zahlen.",
     "Total",
-    "word " * 400,
+    "a somewhat longer text, so that the others are padded beside it " * 2,
     "",
     "日本語 ελληνικά 4711",
 ]
@@ -37,7 +37,7 @@ TEXTS = [
 
 def reference(folder: Path, text: str, roberta: bool = False) -> Array:
     """The formula as it stands in the paper: one text, double loops, no padding, no fusing, float64."""
-    W = {
+    known = {
         k.removeprefix("roberta."): v.astype(np.float64)
         for k, v in load_file(folder / "model.safetensors").items()
         if v.dtype.kind == "f"
@@ -51,14 +51,14 @@ def reference(folder: Path, text: str, roberta: bool = False) -> Array:
 
     def norm(x: Array, name: str) -> Array:
         scaled = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + config["layer_norm_eps"])
-        return scaled * W[f"{name}.weight"] + W[f"{name}.bias"]
+        return scaled * known[f"{name}.weight"] + known[f"{name}.bias"]
 
     def linear(x: Array, name: str) -> Array:
-        return x @ W[f"{name}.weight"].T + W[f"{name}.bias"]
+        return x @ known[f"{name}.weight"].T + known[f"{name}.bias"]
 
     first = config["pad_token_id"] + 1 if roberta else 0
-    places = W["embeddings.position_embeddings.weight"][first : first + len(ids)]
-    x = W["embeddings.word_embeddings.weight"][ids] + places + W["embeddings.token_type_embeddings.weight"][0]
+    places = known["embeddings.position_embeddings.weight"][first : first + len(ids)]
+    x = known["embeddings.word_embeddings.weight"][ids] + places + known["embeddings.token_type_embeddings.weight"][0]
     x = norm(x, "embeddings.LayerNorm")
     for layer in range(config["num_hidden_layers"]):
         p = f"encoder.layer.{layer}."
@@ -85,6 +85,13 @@ def test_a_vector_does_not_depend_on_its_company() -> None:
     together = encoder().encode([*TEXTS, *(f"line {n} of many" for n in range(40))])
     alone = np.concatenate([encoder().encode([text]) for text in TEXTS])
     assert together[: len(TEXTS)] == pytest.approx(alone, abs=1e-6)
+
+
+def test_long_texts_are_cut() -> None:
+    # 256 tokens, two of which mark the ends.
+    long, longer, shorter = encoder().encode(["word " * n for n in (254, 400, 253)])
+    assert longer == pytest.approx(long, abs=1e-6)
+    assert np.abs(shorter - long).max() > 1e-5
 
 
 def test_nothing_to_encode() -> None:
@@ -198,7 +205,7 @@ def test_unusable_folders_say_what_is_wrong(tmp_path: Path) -> None:
         load_encoder(wide, "wide", "x")
     damaged = tiny_model(tmp_path / "damaged")
     (damaged / "model.safetensors").write_bytes(b"\x00" * 100)
-    with pytest.raises(ModelUnavailable, match="config.json, tokenizer.json"):
+    with pytest.raises(ModelUnavailable, match=r"config\.json, tokenizer\.json"):
         load_encoder(damaged, "damaged", "x")
     with pytest.raises(ModelUnavailable):
         load_encoder(tmp_path, "empty", "x")

@@ -33,7 +33,7 @@ THRESHOLD = 0.3  # of the probability map; this and the next two are rapidocr's
 BOX_THRESHOLD = 0.5
 UNCLIP = 1.6
 MAX_CANDIDATES = 1000
-_MIN_SIDE_PX = 2
+_MIN_SIDE_PX = 3
 
 
 @dataclass(frozen=True, slots=True)

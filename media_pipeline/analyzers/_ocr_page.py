@@ -41,8 +41,10 @@ def read_page(engine: Engine, image: Image, *, min_score: float, max_side_px: in
     turns = quarter_turns(engine, image, quads)
     upright = np.ascontiguousarray(np.rot90(image, turns))
     scale = _better_scale(image, quads, first, max_side_px)
-    if turns or scale > first:
+    if turns:
         quads = _detect(engine, upright, scale)
+    elif scale > first:
+        quads = _united(_detect(engine, upright, scale), quads)
     readings = engine.recognise([line_picture(upright, quad) for quad in quads])
     lines = [_line(quad, reading) for quad, reading in zip(quads, readings, strict=True)]
     kept = [line for line in lines if line.text and line.score >= min_score]
@@ -62,6 +64,15 @@ def _detect(engine: Engine, image: Image, scale: float) -> Quads:
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
     copy = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     return engine.detect(copy) * np.array([width / size[0], height / size[1]], dtype=np.float32)
+
+
+def _united(quads: Quads, others: Quads) -> Quads:
+    """All of ``quads`` and those of ``others`` whose middle none of them covers: a closer look may lose large words."""
+    if not len(quads):
+        return others
+    middle = others.mean(axis=1)[:, None]
+    covered = ((quads.min(axis=1) <= middle) & (middle <= quads.max(axis=1))).all(axis=2).any(axis=1)
+    return np.concatenate([quads, others[~covered]])
 
 
 def _better_scale(image: Image, quads: Quads, scale: float, max_side_px: int) -> float:

@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 
 from media_pipeline.cli.context import App
-from media_pipeline.errors import TransientError, UsageError
+from media_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
     from media_pipeline.execution.outcome import Outcome
@@ -105,6 +105,7 @@ def _run(
     wanted = ids if force else pipeline.pending(ids, stages, retry_failed=retry_failed)
     by_id = {m.media_id: m for m in media}
     unavailable: dict[str, str] = {}
+    selection = None if len(stages) == len(pipeline.stages()) else stages
     if not wanted:
         return unavailable
     task = progress.add_task("analysing", total=len(wanted) * len(stages))
@@ -116,13 +117,15 @@ def _run(
 
     with open_instance(app.settings) as instance:
         for batch in batches([by_id[i] for i in wanted], app.settings.batch):
-            keys = [m.partition_key for m in batch]
-            runs = execute_batch(
-                instance, pipeline, keys, stages=stages, force=force, retry_failed=retry_failed, on_outcome=show
+            execute_batch(
+                instance,
+                pipeline,
+                [m.partition_key for m in batch],
+                stages=selection,
+                force=force,
+                retry_failed=retry_failed,
+                on_outcome=show,
             )
-            for result in runs:
-                if result.error is not None:
-                    raise TransientError(f"stopped early: {result.error}", "what is done stays; run it again")
             pipeline.sources.mark_announced([m.media_id for m in batch])
     progress.update(task, completed=len(wanted) * len(stages), description="analysed")
     return unavailable

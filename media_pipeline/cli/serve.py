@@ -29,7 +29,10 @@ _STOP_PATIENCE_S = 15.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 # What Dagster repeats without news for the person at the terminal.
-_NOISE = re.compile(r"SupersessionWarning|BetaWarning|PreviewWarning|warnings\.warn|^\s*$|Serving dagster-webserver")
+_NOISE = re.compile(r"SupersessionWarning|BetaWarning|PreviewWarning|warnings\.warn|^\s*$|No cursor for event type")
+# "2026-01-31 12:00:00 +0000 - dagster.daemon - INFO - job - run id - step - what matters"
+_STAMP = re.compile(r"^\d{4}-\d\d-\d\d [\d:]{8} [+-]\d{4} - [\w.]+ - (?:INFO - )?")
+_RUN = re.compile(r"^\w+ - ([0-9a-f]{8})-[0-9a-f-]{27} - (?:[\w.\[\]]+ - )?")
 
 
 @click.command()
@@ -185,6 +188,6 @@ def _welcome(settings: Settings, host: str, port: int) -> None:
 
 
 def _tell(name: str, line: str) -> None:
-    line = _COLOUR.sub("", line)
+    line = _RUN.sub(r"run \1: ", _STAMP.sub("", _COLOUR.sub("", line)))
     if not _NOISE.search(line):
         click.echo(f"{time.strftime('%H:%M:%S')} {name:<6} {line}", err=True)

@@ -185,6 +185,9 @@ class Pipeline:
         self._record_unavailable(name, outcomes.values(), entries, run_id)
         if todo:
             self._require_disk()
+            if force and name == "media":
+                for medium in todo:
+                    self.cache.discard(medium.known.media_id)
             for outcome in self._compute(stage, todo, run_id):
                 outcomes[outcome.partition_key] = outcome
                 if on_outcome:

@@ -197,6 +197,10 @@ class Cache:
                 freed += size
         return freed
 
+    def size(self) -> int:
+        """Bytes of all complete entries."""
+        return sum(size for _, size, _ in self._entries())
+
     def _entries(self) -> Iterator[tuple[float, int, str]]:
         for folder in self._root.glob("[0-9a-f][0-9a-f]/*"):
             try:

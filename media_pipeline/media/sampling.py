@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from media_pipeline.config import Sampling
 
-SCORE_WIDTH_PX = 160
+SCORE_WIDTH_PX = 128
 # A picture right after a cut may be half of a cross-fade or blurred; a person would look a moment later.
 SETTLE_S = 0.5
 # How long a black fade-in may last before it is taken for what it is.
@@ -69,6 +69,13 @@ def reduce(frame: Any) -> Bgr:
         out[:] = _strided(plane, 2 * step // sub_x, 2 * step // sub_y, h // 2, w // 2, shift)
     bgr: Bgr = cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)
     return bgr
+
+
+def contrast(bgr: Bgr) -> float:
+    """Standard deviation of the brightest-varying channel, in levels of 0 to 255."""
+    import cv2
+
+    return float(cv2.meanStdDev(bgr)[1].max())
 
 
 def _strided(plane: Any, step_x: int, step_y: int, rows: int, columns: int, shift: int) -> npt.NDArray[Any]:
@@ -182,7 +189,7 @@ class FrameSampler(Generic[T]):
             yield self._commit()
         if seen.time_s >= self._due_s - SETTLE_S:
             # Little change since the last frame means little motion blur. Later wins among equals: mid-shot.
-            rank = (bool(seen.small.std() >= FLAT_LEVELS), -seen.score)
+            rank = (contrast(seen.small) >= FLAT_LEVELS, -seen.score)
             if self._best is None or rank >= self._best_rank:
                 self._best, self._best_rank = seen, rank
         if seen.time_s > self._due_s and self._ripe(seen.time_s) and self._best is not None:

@@ -138,6 +138,8 @@ class VideoTrack:
         self.last_s = 0.0
         self.rhythm = Rhythm()
         self._limits, self._sampling, self._origin_s = limits, sampling, origin_s
+        self._tick_s = float(stream.time_base or 0)
+        self._step_s = 1 / float(stream.average_rate or 25)
         self._sink = FrameSink(folder, sampling, limits)
         self._scores = Scores(folder)
         self._score = ContentScore()
@@ -186,17 +188,16 @@ class VideoTrack:
 
     def _time(self, frame: Any) -> float:
         """Seconds from the beginning of the medium; never backwards, whatever the time stamps say."""
-        step = 1 / float(self.stream.average_rate or 25)
-        if frame.pts is None or frame.time_base is None:
-            time_s = self.last_s + step if self.count else 0.0
+        seen = frame.time  # computed in C: fractions in Python would cost more than the score
+        if seen is None:
+            time_s = self.last_s + self._step_s if self.count else 0.0
         else:
-            time_s = max(0.0, float(frame.pts * frame.time_base) - self._origin_s)
-        time_s = max(time_s, self.last_s)
+            time_s = max(0.0, seen - self._origin_s, self.last_s)
         if self.first_s is None:
             self.first_s = time_s
         self.last_s = time_s
-        length = frame.duration * frame.time_base if frame.duration and frame.time_base else step
-        self.end_s = max(self.end_s, time_s + min(float(length), 10.0))
+        length = frame.duration * self._tick_s if frame.duration else self._step_s
+        self.end_s = max(self.end_s, time_s + min(length, 10.0))
         return time_s
 
     def _keep(self, pick: Pick[Any]) -> None:

@@ -117,7 +117,8 @@ class Tables:
         snapshot = self._open(name)
         missing = _missing(name, snapshot.schema, wanted)
         if missing:
-            snapshot.delta.alter.add_columns(list(Schema.from_arrow(pa.schema(missing)).fields))
+            fields = Schema.from_arrow(pa.schema(missing)).fields
+            snapshot.delta.alter.add_columns(list(fields), commit_properties=_EXACT)
 
     def schema(self, name: str) -> pa.Schema:
         return declared_schema(self._open(name).schema)

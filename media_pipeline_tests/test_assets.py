@@ -1,0 +1,268 @@
+"""The graph on a runner that computes nothing: what Dagster shows afterwards is the truth."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG
+
+from media_pipeline.assets.jobs import ANALYZE_JOB, analyze_job, maintenance, refresh_job
+from media_pipeline.assets.results import results
+from media_pipeline.assets.stages import stage_assets
+from media_pipeline.config import load_settings
+from media_pipeline.engine.batch_run import BatchRun
+from media_pipeline.engine.instance import open_instance
+from media_pipeline.engine.partitions import MEDIA, PARTITIONS_NAME, announce, range_tags
+from media_pipeline.engine.submit import execute_batch
+from media_pipeline.engine.tags import FORCE_TAG
+from media_pipeline.errors import DiskFull, StorageConflict
+from media_pipeline.execution.outcome import Outcome
+from media_pipeline_tests._stages import NAMES, STAGES, ScriptedRunner
+
+SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+
+
+@pytest.fixture(scope="module")
+def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterInstance]:
+    with open_instance(load_settings(home=tmp_path_factory.mktemp("home"))) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return dg.Definitions(
+        assets=[stage_assets(STAGES), results],
+        jobs=[analyze_job(STAGES), refresh_job(), maintenance],
+        resources={"batch": dg.ResourceDefinition.hardcoded_resource(None)},
+    )
+
+
+@pytest.fixture(scope="module")
+def job(definitions: dg.Definitions) -> dg.JobDefinition:
+    return definitions.resolve_job_def(ANALYZE_JOB)
+
+
+@pytest.fixture
+def keys(instance: dg.DagsterInstance, request: pytest.FixtureRequest) -> list[str]:
+    """Eight new adjacent partitions."""
+    made = [f"{request.node.name.split('[')[0]}-{n}" for n in range(8)]
+    announce(instance, made)
+    return made
+
+
+def run(
+    job: dg.JobDefinition,
+    instance: dg.DagsterInstance,
+    runner: ScriptedRunner,
+    keys: Sequence[str],
+    tags: dict[str, str] | None = None,
+    selection: Sequence[str] | None = None,
+) -> dg.ExecuteInProcessResult:
+    return job.execute_in_process(
+        instance=instance,
+        run_config=SILENT,
+        tags={**range_tags(keys), **(tags or {})},
+        asset_selection=[dg.AssetKey(name) for name in selection] if selection else None,
+        resources={"batch": dg.ResourceDefinition.hardcoded_resource(BatchRun(runner))},
+        raise_on_error=False,
+    )
+
+
+def shown(instance: dg.DagsterInstance, asset: str, keys: Sequence[str]) -> dict[str, str]:
+    """What the UI shows of these partitions of an asset."""
+    value = get_and_update_asset_status_cache_value(instance, dg.AssetKey(asset), MEDIA)
+    if value is None:
+        return dict.fromkeys(keys, "missing")
+    with dg.partition_loading_context(dynamic_partitions_store=instance):
+        done = set(value.deserialize_materialized_partition_subsets(MEDIA).get_partition_keys())
+        failed = set(value.deserialize_failed_partition_subsets(MEDIA).get_partition_keys())
+        running = set(value.deserialize_in_progress_partition_subsets(MEDIA).get_partition_keys())
+    assert not running & set(keys)
+    return {key: "failed" if key in failed else "done" if key in done else "missing" for key in keys}
+
+
+def stale_causes(instance: dg.DagsterInstance, definitions: dg.Definitions, asset: str, key: str | None) -> list[str]:
+    graph = definitions.resolve_asset_graph()
+    resolver = CachingStaleStatusResolver(instance, graph, LoadingContextForTest(instance))
+    return [f"{asset} {cause.reason}" for cause in resolver.get_stale_causes(dg.AssetKey(asset), key)]
+
+
+def test_a_good_batch_is_done_and_nothing_of_it_reads_as_stale(instance, definitions, job, keys) -> None:
+    runner = ScriptedRunner()
+    assert run(job, instance, runner, keys).success
+    assert runner.around == ["begin", "finish", "end"]
+    for name in NAMES:
+        assert set(shown(instance, name, keys).values()) == {"done"}
+    assert [c for name in NAMES for k in keys[:2] for c in stale_causes(instance, definitions, name, k)] == []
+    unpartitioned = ("duplicates", "search_index", "warehouse")
+    assert [c for name in unpartitioned for c in stale_causes(instance, definitions, name, None)] == []
+
+
+def test_bad_media_are_failed_while_the_others_are_done(instance, job, keys) -> None:
+    runner = ScriptedRunner(failed={("ocr", keys[2]), ("frames", keys[4])})
+    result = run(job, instance, runner, keys, {FORCE_TAG: "false"})
+    assert not result.success
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    text = failure.step_failure_data.user_failure_data.description
+    assert failure.step_key == "analyze.text_embeddings"
+    assert "2 of 8 media failed" in text
+    assert f"{keys[2]}: ocr: ocr said no" in text
+    assert f"{keys[4]}: frames: frames said no" in text
+    good = dict.fromkeys(keys, "done")
+    assert shown(instance, "audio", keys) == good
+    assert shown(instance, "frames", keys) == good | {keys[4]: "failed"}
+    assert shown(instance, "ocr", keys) == good | {keys[2]: "failed", keys[4]: "failed"}
+    assert runner.around == ["begin", "finish", "end"]
+
+
+def test_without_a_model_the_run_is_green_and_the_partition_missing(instance, job, keys) -> None:
+    result = run(job, instance, ScriptedRunner(unavailable={("transcript", keys[1])}), keys)
+    assert result.success
+    assert shown(instance, "transcript", keys) == dict.fromkeys(keys, "done") | {keys[1]: "missing"}
+    warnings = [e.message for e in instance.all_logs(result.run_id) if "left out" in (e.user_message or "")]
+    assert len(warnings) == 1
+
+
+def test_without_a_model_it_stays_missing_even_when_the_run_fails(instance, job, keys) -> None:
+    runner = ScriptedRunner(unavailable={("transcript", keys[1])}, failed={("ocr", keys[2])})
+    assert not run(job, instance, runner, keys).success
+    assert shown(instance, "transcript", keys) == dict.fromkeys(keys, "done") | {keys[1]: "missing"}
+    assert shown(instance, "ocr", keys) == dict.fromkeys(keys, "done") | {keys[2]: "failed"}
+
+
+def test_a_partition_made_by_hand_is_failed_with_a_reason(instance, job, keys) -> None:
+    result = run(job, instance, ScriptedRunner(unknown={keys[0]}), keys)
+    assert not result.success
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert f"{keys[0]}: no medium of this home" in failure.step_failure_data.user_failure_data.description
+
+
+@pytest.mark.parametrize(
+    ("tags", "selection", "redone"),
+    [
+        ({}, ["ocr"], {"ocr"}),
+        ({}, ["transcript", "ocr"], {"ocr", "transcript"}),
+        ({FORCE_TAG: "false"}, None, set()),
+        ({FORCE_TAG: "true"}, None, set(NAMES)),
+        ({BACKFILL_ID_TAG: "abc"}, ["ocr"], {"ocr"}),
+    ],
+    ids=["one asset by hand", "two assets by hand", "sensor", "forced", "backfill of what is there"],
+)
+def test_what_stands_is_made_anew_only_where_asked_for(instance, job, keys, tags, selection, redone) -> None:
+    runner = ScriptedRunner()
+    run(job, instance, runner, keys[:2], {FORCE_TAG: "false"})
+    before = len(instance.fetch_materializations(dg.AssetKey("frames"), limit=1000).records)
+    runner.computed.clear()
+    assert run(job, instance, runner, keys[:2], tags, selection).success
+    assert {name for name, _ in runner.computed} == redone
+    if selection:  # what was not selected found its result and said nothing
+        assert len(instance.fetch_materializations(dg.AssetKey("frames"), limit=1000).records) == before
+        assert {name for name, *_ in runner.calls[len(NAMES) :]} == redone | {
+            need for name in redone for need in {"ocr": ("media", "frames"), "transcript": ("media", "audio")}[name]
+        }
+
+
+@pytest.mark.parametrize("tags", [{BACKFILL_ID_TAG: "abc"}, {FORCE_TAG: "false", PARENT_RUN_ID_TAG: "abc"}])
+def test_a_persons_second_try_repeats_failures_and_fills_gaps_from_the_ledger(instance, job, keys, tags) -> None:
+    runner = ScriptedRunner(failed={("ocr", keys[0])})
+    runner.run_stage("media", keys[1:2], run_id="another home")  # the ledger knows it, Dagster does not
+    run(job, instance, runner, keys[:1], {FORCE_TAG: "false"})
+    runner.failed.clear()
+    runner.computed.clear()
+    run(job, instance, runner, keys[:2], tags, ["media", "frames", "ocr"])
+    assert ("ocr", keys[0]) in runner.computed
+    assert ("media", keys[1]) not in runner.computed
+    assert shown(instance, "ocr", keys[:2]) == dict.fromkeys(keys[:2], "done")
+
+
+def test_only_retryable_errors_are_retried(instance, job, keys, monkeypatch) -> None:
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    conflict = StorageConflict("writers collided")
+    runner = ScriptedRunner(errors={"ocr": [conflict, conflict]})
+    result = run(job, instance, runner, keys[:1])
+    assert result.success
+    assert [name for name, *_ in runner.calls].count("ocr") == 3
+
+    runner = ScriptedRunner(errors={"ocr": [DiskFull("no room left", "make room")]})
+    result = run(job, instance, runner, keys[1:2])
+    assert not result.success
+    assert [name for name, *_ in runner.calls].count("ocr") == 1
+    assert runner.around == ["begin", "end"], "a full disk is not held against the media"
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert failure.step_failure_data.user_failure_data.description == "no room left; make room"
+
+
+def test_materializations_show_what_a_person_likes(instance, job, keys) -> None:
+    run(job, instance, ScriptedRunner(), keys[:1])
+    [record] = instance.fetch_materializations(
+        dg.AssetRecordsFilter(dg.AssetKey("media"), asset_partitions=keys[:1]), limit=1
+    ).records
+    metadata = record.asset_materialization.metadata
+    assert metadata["thumbnail"].value.startswith("![thumbnail](data:image/jpeg;base64,")
+    assert metadata["preview"].value == "first line"
+    assert (metadata["rows"].value, metadata["seconds"].value) == (3, 0.25)
+    assert "tier" not in metadata, "nothing is shown that is not known"
+    assert len(str(record.event_log_entry)) < 8_000
+
+
+# --- submitting in process ------------------------------------------------------------------------------------------
+
+
+def test_scattered_keys_are_run_in_adjacent_pieces(instance, job, keys) -> None:
+    seen: list[tuple[str, Outcome]] = []
+    runner = ScriptedRunner(failed={("ocr", keys[5])})
+    wanted = [keys[5], keys[0], keys[1], keys[4]]
+    ran = execute_batch(instance, runner, wanted, on_outcome=lambda *what: seen.append(what), job=job)
+    assert [list(r.partition_keys) for r in ran] == [keys[:2], keys[4:6]]
+    assert [dict(r.failed) for r in ran] == [{}, {keys[5]: "ocr: ocr said no"}]
+    assert len(seen) == len(wanted) * len(NAMES)
+    assert shown(instance, "ocr", keys) == dict.fromkeys(keys, "missing") | {
+        keys[0]: "done", keys[1]: "done", keys[4]: "done", keys[5]: "failed",
+    }  # fmt: skip
+
+
+def test_new_keys_become_partitions_in_their_order(instance, job) -> None:
+    fresh = ["b-new", "a-new"]
+    [ran] = execute_batch(instance, ScriptedRunner(), fresh, stages=["media"], job=job)
+    assert list(ran.partition_keys) == fresh
+    assert instance.get_dynamic_partitions(PARTITIONS_NAME)[-2:] == fresh
+    assert shown(instance, "frames", fresh) == dict.fromkeys(fresh, "missing")
+
+
+def test_what_stops_a_run_is_raised(instance, job, keys) -> None:
+    runner = ScriptedRunner(errors={"frames": [DiskFull("no room left", "make room")]})
+    with pytest.raises(DiskFull, match="make room"):
+        execute_batch(instance, runner, keys[:1], job=job)
+
+
+def test_results_and_maintenance_run_by_themselves(instance, definitions) -> None:
+    for name in ("refresh_results", "maintenance"):
+        runner = ScriptedRunner()
+        result = definitions.resolve_job_def(name).execute_in_process(
+            instance=instance,
+            run_config=SILENT,
+            resources={"batch": dg.ResourceDefinition.hardcoded_resource(BatchRun(runner))},
+        )
+        assert result.success
+    assert stale_causes(instance, definitions, "search_index", None) == []
+
+
+@pytest.mark.slow
+def test_orchestration_costs_little_per_file(tmp_path: Path, job) -> None:
+    """Goal: 0.02 CPU seconds per file in batches of 64 with seven assets, all included."""
+    with open_instance(load_settings(home=tmp_path)) as fresh:
+        keys = [f"medium-{n}" for n in range(192)]
+        execute_batch(fresh, ScriptedRunner(), keys[:64], job=job)  # the first run makes tables and caches
+        before = time.process_time()
+        for start in (64, 128):
+            execute_batch(fresh, ScriptedRunner(), keys[start : start + 64], job=job)
+        per_file = (time.process_time() - before) / 128
+    print(f"orchestration: {1000 * per_file:.1f} CPU-ms per file")
+    assert per_file < 0.03, "the goal is 0.02; a busy machine may cost half as much again"
