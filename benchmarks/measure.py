@@ -37,9 +37,7 @@ def measure(command: Sequence[str], env: Mapping[str, str] | None = None) -> Usa
         wall = time.monotonic() - started
         process.returncode = os.waitstatus_to_exitcode(status)
         sink.seek(0)
-        return Usage(
-            usage.ru_utime + usage.ru_stime, wall, peak.stop(), process.returncode, sink.read()
-        )
+        return Usage(usage.ru_utime + usage.ru_stime, wall, peak.stop(), process.returncode, sink.read())
 
 
 def python(module: str, *args: str) -> list[str]:

@@ -31,9 +31,9 @@ SETTINGS = {"LANGUAGE": "en", "OFFLINE": "1", "TIER": "embedded"}
 
 SAID = """SELECT m.name AS file, t.start_s, t.text
 FROM transcript t JOIN media m USING (media_id) ORDER BY file, t.start_s"""
-READ = """SELECT m.name AS file, min(o.pts_s) AS at_s, o.text
+READ = """SELECT m.name AS file, CASE m.kind WHEN 'video' THEN min(o.pts_s) END AS at_s, o.text
 FROM ocr o JOIN media m USING (media_id)
-GROUP BY file, o.text ORDER BY file, at_s, min(o.line_index)"""
+GROUP BY file, m.kind, o.text ORDER BY file, min(o.pts_s), min(o.line_index)"""
 SCENES = """SELECT m.name AS file, s.scene_index AS scene, s.start_s, s.end_s
 FROM scenes s JOIN media m USING (media_id) WHERE m.kind = 'video' ORDER BY file, scene"""
 TWINS = """SELECT m.name AS file, o.name AS nearly_the_same_as
@@ -128,7 +128,9 @@ def search(question: str) -> list[dict[str, Any]]:
 
 def command(*arguments: str, allowed: Sequence[int] = (0,)) -> str:
     """Run the command line as a user would and return what it prints; its progress stays on the screen."""
-    shown = " ".join(f'"{a}"' if " " in a else a for a in arguments)
+    # As a person would type it: the table is the default, JSON only what this program reads.
+    typed = [" ".join(a.split()) for a in arguments if a not in ("--format", "json")]
+    shown = " ".join(f'"{a}"' if " " in a else a for a in typed)
     console.print(f"[dim]$ media-pipeline --home {HOME} {escape(shown)}[/]")
     program = Path(sys.executable).with_name("media-pipeline")
     environment = {k: v for k, v in os.environ.items() if not k.startswith("MEDIA_PIPELINE_")}
@@ -150,8 +152,9 @@ def show(rows: Sequence[dict[str, Any]]) -> None:
         console.print("nothing", style="yellow")
         return
     table = Table(show_header=True, header_style="bold", box=None, padding=(0, 2, 0, 0))
-    for column, value in rows[0].items():
-        table.add_column(column, justify="right" if isinstance(value, int | float) else "left")
+    for column in rows[0]:
+        numbers = all(isinstance(row[column], int | float | None) for row in rows)
+        table.add_column(column, justify="right" if numbers else "left")
     previous = None
     for row in rows:
         cells = [cell(value) for value in row.values()]

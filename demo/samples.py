@@ -56,7 +56,10 @@ LETTER = (
 )
 TOUR_TITLES = ("Welcome to the museum", "The new building", "Opening hours", "Thank you")
 TOUR_SHOTS_S = (2.4, 2.0, 2.6, 2.0)
-TOUR_SPOKEN = ("several people visited the museum yesterday afternoon", "we need more money for the new building")
+TOUR_SPOKEN = (
+    "several people visited the museum yesterday afternoon",
+    "in the summer there will be a concert in the garden",
+)
 MEETING_SPOKEN = (
     "the contract will be signed on monday morning",
     "our company is looking for new investors in the united states",

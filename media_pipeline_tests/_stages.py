@@ -58,9 +58,7 @@ class ScriptedRunner:
         self.calls.append((name, tuple(partition_keys), force, retry_failed))
         if self.errors.get(name):
             raise self.errors[name].pop(0)
-        outcomes = [
-            self._outcome(name, key, force, retry_failed) for key in partition_keys if key not in self.unknown
-        ]
+        outcomes = [self._outcome(name, key, force, retry_failed) for key in partition_keys if key not in self.unknown]
         for outcome in outcomes:
             if on_outcome is not None:
                 on_outcome(outcome)

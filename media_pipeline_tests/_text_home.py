@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import Medium
@@ -38,6 +43,7 @@ TRANSCRIPT = pa.schema(
         ("speaker", pa.string()),
     ]
 )
+Array = npt.NDArray[np.float32]
 Frames = Sequence[tuple[float, Sequence[str]]]  # (pts_s, lines)
 Segments = Sequence[tuple[float, float, str]]  # (start_s, end_s, text)
 
@@ -138,3 +144,52 @@ def _rows_of(name: str, read: Sequence[pa.Table], heard: Sequence[pa.Table]) -> 
         for table in tables
         if table.num_rows and table["media_id"][0].as_py() == own
     }
+
+
+def tiny_model(folder: Path, kind: str = "xlm-roberta", hidden: int = 384, seed: int = 0) -> Path:
+    """A folder as the hub would give it: two layers of random weights, a tokenizer that pads to 128 by itself."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz:", "query", "passage"]
+    config = {
+        "model_type": kind,
+        "hidden_size": hidden,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 12,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-5,
+        "pad_token_id": 1,
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 2)])
+    tokenizer.enable_padding(length=128, pad_id=1, pad_token="<pad>")
+    tokenizer.save(str(folder / "tokenizer.json"))
+    weights = {
+        "embeddings.word_embeddings.weight": rng.normal(size=(len(vocabulary), hidden)),
+        "embeddings.position_embeddings.weight": rng.normal(size=(300, hidden)),
+        "embeddings.token_type_embeddings.weight": rng.normal(size=(1, hidden)),
+        **_norm(rng, "embeddings.LayerNorm", hidden),
+    }
+    for layer in range(2):
+        p = f"encoder.layer.{layer}."
+        for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
+            weights.update(_linear(rng, p + name, hidden, hidden))
+        weights.update(
+            _linear(rng, f"{p}intermediate.dense", hidden, 64) | _linear(rng, f"{p}output.dense", 64, hidden)
+        )
+        weights.update(
+            _norm(rng, f"{p}attention.output.LayerNorm", hidden) | _norm(rng, f"{p}output.LayerNorm", hidden)
+        )
+    save_file({f"roberta.{k}": v.astype(np.float32) for k, v in weights.items()}, folder / "model.safetensors")
+    return folder
+
+
+def _linear(rng: np.random.Generator, name: str, given: int, out: int) -> dict[str, Array]:
+    return {f"{name}.weight": rng.normal(size=(out, given)) * 0.1, f"{name}.bias": rng.normal(size=out) * 0.1}
+
+
+def _norm(rng: np.random.Generator, name: str, size: int) -> dict[str, Array]:
+    return {f"{name}.weight": rng.normal(1, 0.1, size=size), f"{name}.bias": rng.normal(size=size) * 0.1}

@@ -17,7 +17,7 @@ from media_pipeline.assets.jobs import ANALYZE_JOB, analyze_job, maintenance, re
 from media_pipeline.assets.results import results
 from media_pipeline.assets.stages import stage_assets
 from media_pipeline.config import load_settings
-from media_pipeline.engine.batch_run import BatchRun
+from media_pipeline.engine.batch_run import BatchRun, handed_over, handing_over
 from media_pipeline.engine.instance import open_instance
 from media_pipeline.engine.partitions import MEDIA, PARTITIONS_NAME, announce, range_tags
 from media_pipeline.engine.submit import execute_batch
@@ -40,7 +40,7 @@ def definitions() -> dg.Definitions:
     return dg.Definitions(
         assets=[stage_assets(STAGES), results],
         jobs=[analyze_job(STAGES), refresh_job(), maintenance],
-        resources={"batch": dg.ResourceDefinition.hardcoded_resource(None)},
+        resources={"batch": dg.ResourceDefinition(lambda _: handed_over())},
     )
 
 
@@ -65,14 +65,14 @@ def run(
     tags: dict[str, str] | None = None,
     selection: Sequence[str] | None = None,
 ) -> dg.ExecuteInProcessResult:
-    return job.execute_in_process(
-        instance=instance,
-        run_config=SILENT,
-        tags={**range_tags(keys), **(tags or {})},
-        asset_selection=[dg.AssetKey(name) for name in selection] if selection else None,
-        resources={"batch": dg.ResourceDefinition.hardcoded_resource(BatchRun(runner))},
-        raise_on_error=False,
-    )
+    with handing_over(BatchRun(runner)):
+        return job.execute_in_process(
+            instance=instance,
+            run_config=SILENT,
+            tags={**range_tags(keys), **(tags or {})},
+            asset_selection=[dg.AssetKey(name) for name in selection] if selection else None,
+            raise_on_error=False,
+        )
 
 
 def shown(instance: dg.DagsterInstance, asset: str, keys: Sequence[str]) -> dict[str, str]:
@@ -183,7 +183,7 @@ def test_a_persons_second_try_repeats_failures_and_fills_gaps_from_the_ledger(in
 
 
 def test_only_retryable_errors_are_retried(instance, job, keys, monkeypatch) -> None:
-    monkeypatch.setattr(time, "sleep", lambda _: None)
+    monkeypatch.setattr("media_pipeline.assets.stages.RETRY_WAIT_S", 0)
     conflict = StorageConflict("writers collided")
     runner = ScriptedRunner(errors={"ocr": [conflict, conflict]})
     result = run(job, instance, runner, keys[:1])
@@ -244,12 +244,8 @@ def test_what_stops_a_run_is_raised(instance, job, keys) -> None:
 
 def test_results_and_maintenance_run_by_themselves(instance, definitions) -> None:
     for name in ("refresh_results", "maintenance"):
-        runner = ScriptedRunner()
-        result = definitions.resolve_job_def(name).execute_in_process(
-            instance=instance,
-            run_config=SILENT,
-            resources={"batch": dg.ResourceDefinition.hardcoded_resource(BatchRun(runner))},
-        )
+        with handing_over(BatchRun(ScriptedRunner())):
+            result = definitions.resolve_job_def(name).execute_in_process(instance=instance, run_config=SILENT)
         assert result.success
     assert stale_causes(instance, definitions, "search_index", None) == []
 

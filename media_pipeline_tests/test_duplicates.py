@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import random
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -21,24 +22,30 @@ from media_pipeline.storage.tables import Tables
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "media"
 DISTANCE = 6
 
+Hashes = Sequence[int | str | None]
+
 
 class Library:
-    """Tables with media made of hashes; ids are letters, repeated to look like ids."""
+    """Tables with media made of hashes. Their ids are short names: only their order matters here."""
 
     def __init__(self, folder: Path) -> None:
         self.tables = Tables(folder / "tables", folder / "locks")
         self.tables.ensure("media", schemas.MEDIA)
         self.tables.ensure("frames", schemas.FRAMES)
 
-    def add(self, name: str, kind: str, hashes: list[int | str | None]) -> None:
-        row = {"media_id": name, "kind": kind, "added_at": datetime(2024, 1, 1, tzinfo=UTC)}
-        self.tables.replace("media", pa.Table.from_pylist([row]), [name])
+    def add(self, name: str, kind: str, hashes: Hashes) -> None:
+        self.add_all({name: (kind, hashes)})
+
+    def add_all(self, media: Mapping[str, tuple[str, Hashes]]) -> None:
+        rows = [{"media_id": name, "kind": kind} for name, (kind, _) in media.items()]
+        self.tables.replace("media", pa.Table.from_pylist(rows), media)
         frames = [
             {"media_id": name, "frame_index": 10 * i, "phash": f"{h:016x}" if isinstance(h, int) else h}
+            for name, (_, hashes) in media.items()
             for i, h in enumerate(hashes)
         ]
         schema = pa.schema([schemas.FRAMES.field(c) for c in ("media_id", "frame_index", "phash")])
-        self.tables.replace("frames", pa.Table.from_pylist(frames, schema=schema), [name])
+        self.tables.replace("frames", pa.Table.from_pylist(frames, schema=schema), media)
 
     def update(self, *names: str) -> int:
         return update_duplicates(self.tables, names, max_distance=DISTANCE)
@@ -127,18 +134,17 @@ def test_scanned_pages_are_compared_as_a_sequence(library: Library) -> None:
 def test_neither_order_nor_batches_nor_repetition_matter(tmp_path: Path) -> None:
     rng = random.Random(7)
     base = far(3, seed=9)
-    media: dict[str, tuple[str, list[int | str | None]]] = {
+    media: dict[str, tuple[str, Hashes]] = {
         name: ("image", [near(rng.choice(base), rng.randrange(8))]) for name in "abcdefghij"
     }
     media |= {name: ("video", [near(h, rng.randrange(9)) for h in (A, B, C, D)]) for name in "klmnop"}
     results = []
-    for run in range(4):
-        library = Library(tmp_path / str(run))
+    for size in (3, 7, len(media)):
+        library = Library(tmp_path / str(size))
         order = rng.sample(sorted(media), len(media))
         while order:
-            batch, order = order[: run + 1], order[run + 1 :]
-            for name in batch:
-                library.add(name, *media[name])
+            batch, order = order[:size], order[size:]
+            library.add_all({name: media[name] for name in batch})
             library.update(*batch)
         before = library.pairs()
         library.update(*media)
@@ -146,7 +152,7 @@ def test_neither_order_nor_batches_nor_repetition_matter(tmp_path: Path) -> None
         assert all(greater > lesser for greater, lesser in before)
         results.append(before)
     assert len(results[0]) > 10
-    assert results[0] == results[1] == results[2] == results[3]
+    assert results[0] == results[1] == results[2]
 
 
 def test_a_medium_decoded_anew_or_gone_loses_its_old_pairs_on_either_side(library: Library) -> None:
@@ -203,10 +209,12 @@ def test_a_picture_is_found_again_after_scaling_and_compression(library: Library
     assert set(library.pairs()) == {(f"{n}-whole", f"{n}-small") for n in range(3)}
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the media collection ../shared/media is not there")
 def test_precision_and_recall_on_real_pictures(library: Library) -> None:
     truth = json.loads((SHARED / "MANIFEST.json").read_text())["files"]
     groups: dict[str, str] = {}
+    media: dict[str, tuple[str, Hashes]] = {}
     for entry in truth:
         name = entry["file"]
         if not name.startswith(("faces/", "ocr/", "scenes/", "formats/")):
@@ -216,8 +224,9 @@ def test_precision_and_recall_on_real_pictures(library: Library) -> None:
                 value = phash(ImageOps.exif_transpose(picture).convert("RGB"))
         except (OSError, ValueError):
             continue
-        library.add(name, "image", [value])
+        media[name] = ("image", [value])
         groups[name] = (entry.get("ground_truth") or {}).get("near_duplicate_group") or name
+    library.add_all(media)
     update_duplicates(library.tables, groups, max_distance=Settings().duplicate_max_distance)
     found = set(library.pairs())
     wanted = {(b, a) for a, b in itertools.combinations(sorted(groups), 2) if groups[a] == groups[b]}

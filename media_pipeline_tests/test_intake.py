@@ -496,7 +496,7 @@ while not intake.tick([folder / "inbox"], limit_files=7, limit_seconds=5).comple
 def _kill_at_random_instants(tmp_path: Path, kills: int) -> None:
     rng = random.Random(4711)
     home = Home(tmp_path, settle_s=0)
-    contents = {rng.randbytes(rng.choice([0, 10, 50_000, 400_000])) for _ in range(30 * kills)}
+    contents = {rng.randbytes(rng.choice([0, 10, 50_000, 400_000])) for _ in range(20 * kills)}
     for number, content in enumerate(contents):
         home.write(f"{number % 5}/{number}.bin", content)
         if number % 10 == 0:
@@ -538,16 +538,16 @@ def test_killed_at_twenty_instants_nothing_is_lost_or_doubled(tmp_path: Path) ->
 
 def test_two_processes_over_the_same_folder_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path, settle_s=0)
-    for number in range(60):
-        home.write(f"{number}.bin", b"%d" % (number % 50))
+    for number in range(30):
+        home.write(f"{number}.bin", b"%d" % (number % 25))
     workers = [subprocess.Popen([sys.executable, "-c", _VICTIM, str(tmp_path)], stdout=subprocess.PIPE) for _ in "ab"]
     for worker in workers:
         worker.communicate(timeout=60)
     assert [worker.returncode for worker in workers] == [0, 0]
     while not home.tick().complete:
         pass
-    assert home.sources.count() == 50
-    assert len(list(home.layout.originals.glob("??/*"))) == 50
+    assert home.sources.count() == 25
+    assert len(list(home.layout.originals.glob("??/*"))) == 25
 
 
 @pytest.mark.slow

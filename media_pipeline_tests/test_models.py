@@ -226,8 +226,11 @@ def test_a_hub_that_refuses_connections_costs_nothing(tmp_path: Path) -> None:
 def test_processes_that_pull_at_once_download_once(tmp_path: Path, hub: Hub) -> None:
     hub.silence_s = 0.3
     code = (
-        "import sys; from pathlib import Path; from media_pipeline_tests.test_models import store;"
-        "print(store(Path(sys.argv[1]), sys.argv[2]).pull('toy'))"
+        "import sys; from pathlib import Path; from media_pipeline.analyzers._models import ModelStore;"
+        "from media_pipeline_tests._hub import entry;"
+        "root, hub = Path(sys.argv[1]), sys.argv[2];"
+        "models = ModelStore(root, offline=False, hub_url=hub, tier='auto', catalog={'toy': entry()});"
+        "print(models.pull('toy'))"
     )
     command = [sys.executable, "-c", code, str(tmp_path), hub.url]
     processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]

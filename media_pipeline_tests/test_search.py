@@ -10,9 +10,8 @@ from click.testing import CliRunner, Result
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.cli.search import search as command
-from media_pipeline.config import Settings
 from media_pipeline.results.search import SNIPPET_CHARS, Hit, _snippet, refresh_text_index, search_text
-from media_pipeline_tests._text_home import TextHome, media_id, text_home
+from media_pipeline_tests._text_home import TextHome, media_id, text_home, tiny_model
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ def test_an_empty_home_has_no_hits(home: TextHome) -> None:
 
 def test_a_hit_says_where_and_why(home: TextHome) -> None:
     fill(home)
-    (hit,) = find(home, "mueller")
+    (hit,) = find(home, '"mueller"')
     assert hit == Hit(
         media_id=media_id("bill.png"),
         partition_key=f"bill.png~{media_id('bill.png')[:12]}",
@@ -112,24 +111,31 @@ def test_strange_queries(home: TextHome, query: str) -> None:
         assert hit.name in {"slides.mp4", "talk.wav"}
 
 
-def test_without_the_model_words_still_work(home: TextHome, caplog: pytest.LogCaptureFixture) -> None:
-    fill(home)
-    store = ModelStore(home.layout.home / "none", offline=True, hub_url="http://127.0.0.1:9", tier="standard")
-    with caplog.at_level(logging.WARNING):
-        refresh_text_index(home.tables, home.layout, home.settings, store)
-        hits = search_text(home.tables, home.layout, home.settings, store, "dog")
-    assert [(h.name, h.why) for h in hits] == [("slides.mp4", "words")]
-    assert "models pull multilingual-e5-small" in caplog.text
-
-
-def test_vectors_of_another_model_are_left_alone(home: TextHome, caplog: pytest.LogCaptureFixture) -> None:
+def test_vectors_of_a_model_that_is_not_here(home: TextHome, caplog: pytest.LogCaptureFixture) -> None:
     fill(home)
     rows = home.tables.read("text_embeddings")
     other = rows.set_column(rows.schema.get_field_index("model"), "model", [["other@1"] * rows.num_rows])
     home.tables.replace("text_embeddings", other, set(rows["media_id"].to_pylist()))
     with caplog.at_level(logging.WARNING):
+        refresh_text_index(home.tables, home.layout, home.settings, home.models)
         assert [h.why for h in find(home, "dog on the beach")] == ["words"]
-    assert "other@1" in caplog.text
+    assert "5 of 5 passages are found by words only: their vectors are of other@1" in caplog.text
+
+
+def test_the_model_that_made_the_vectors_answers(home: TextHome) -> None:
+    # The embedded one made them; meanwhile another was configured and is here too.
+    fill(home)
+    folder = tiny_model(home.layout.home / "tiny")
+    settings = home.settings.model_copy(update={"options": {"text_embeddings": {"model": str(folder)}}})
+    hits = search_text(home.tables, home.layout, settings, home.models, "dog on the beach")
+    assert [h.why for h in hits] == ["both", "meaning"]
+
+
+def test_a_search_downloads_nothing(home: TextHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(home)
+    store = ModelStore(home.layout.home / "none", offline=False, hub_url="http://127.0.0.1:9", tier="auto")
+    monkeypatch.setattr(ModelStore, "obtain", lambda *_: pytest.fail("a search asked for a download"))
+    assert search_text(home.tables, home.layout, home.settings, store, "dog on the beach")[0].why == "both"
 
 
 def test_the_index_is_ready_after_a_refresh(home: TextHome) -> None:
@@ -140,6 +146,16 @@ def test_the_index_is_ready_after_a_refresh(home: TextHome) -> None:
     assert find(home, "dog")
     refresh_text_index(home.tables, home.layout, home.settings, home.models)
     assert {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.name in before} == before
+
+
+def test_an_emptied_home_leaves_no_vectors_behind(home: TextHome) -> None:
+    fill(home)
+    refresh_text_index(home.tables, home.layout, home.settings, home.models)
+    home.erase("slides.mp4", "bill.png", "talk.wav")
+    refresh_text_index(home.tables, home.layout, home.settings, home.models)
+    assert [p.name for p in home.layout.indexes.iterdir() if p.name.startswith("text.")] == []
+    fill(home)
+    assert find(home, "dog on the beach")[0].why == "both"
 
 
 def test_snippets() -> None:
@@ -213,13 +229,3 @@ def test_foreign_text_does_not_command_the_terminal(home: TextHome) -> None:
 @pytest.mark.parametrize("arguments", [(), ("--text", "x", "-k", "0"), ("--text", "x", "--format", "xml")])
 def test_wrong_usage(home: TextHome, arguments: tuple[str, ...]) -> None:
     assert run(home, *arguments).exit_code == 2
-
-
-def test_settings_of_the_analyzer_reach_the_query(tmp_path: Path) -> None:
-    home = text_home(tmp_path)
-    fill(home)
-    settings = Settings(
-        home=tmp_path, tier="embedded", options={"text_embeddings": {"model": str(tmp_path / "nowhere")}}
-    )
-    hits = search_text(home.tables, home.layout, settings, home.models, "dog on the beach")
-    assert {h.why for h in hits} == {"words"}

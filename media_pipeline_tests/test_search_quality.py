@@ -46,7 +46,9 @@ def test_english_paraphrases_are_found_by_meaning(home: TextHome) -> None:
 def test_german_paraphrases_are_beyond_the_embedded_model(home: TextHome) -> None:
     # A test that must be changed when the embedded model is: the documentation says that it cannot do this.
     found = [q for q, name in GERMAN_PARAPHRASES.items() if name in {hit.name for hit in find(home, q)}]
-    wrong = [h for q, name in GERMAN_PARAPHRASES.items() for h in find(home, q) if h.name != name and h.why == "meaning"]
+    wrong = [
+        h for q, name in GERMAN_PARAPHRASES.items() for h in find(home, q) if h.name != name and h.why == "meaning"
+    ]
     assert len(found) <= 3, found
     assert len(wrong) <= 2, wrong  # and it knows that it cannot
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from functools import cache
 from math import erf, sqrt
 from pathlib import Path
 
@@ -8,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-from safetensors.numpy import load_file, save_file
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import Medium
@@ -18,7 +19,7 @@ from media_pipeline.analyzers._text_graph import bert_graph
 from media_pipeline.analyzers._text_passages import TARGET_CHARS, Passage, passages
 from media_pipeline.analyzers.text_embeddings import ANALYZER, EMBEDDED, TextEmbeddingsOptions, _embedded_folder
 from media_pipeline.errors import ModelUnavailable
-from media_pipeline_tests._text_home import encoder, media_id, ocr_rows, transcript_rows
+from media_pipeline_tests._text_home import encoder, media_id, ocr_rows, tiny_model, transcript_rows
 
 Array = npt.NDArray[np.float32]
 OPTIONS = TextEmbeddingsOptions()
@@ -35,13 +36,15 @@ TEXTS = [
 # ---------------------------------------------------------------------- the encoder
 
 
+@cache
+def weights(folder: Path) -> dict[str, Array]:
+    found = load_file(folder / "model.safetensors")
+    return {k.removeprefix("roberta."): v.astype(np.float64) for k, v in found.items() if v.dtype.kind == "f"}
+
+
 def reference(folder: Path, text: str, roberta: bool = False) -> Array:
-    """The formula as it stands in the paper: one text, double loops, no padding, no fusing, float64."""
-    known = {
-        k.removeprefix("roberta."): v.astype(np.float64)
-        for k, v in load_file(folder / "model.safetensors").items()
-        if v.dtype.kind == "f"
-    }
+    """The formula as it stands in the paper: one text at a time, no padding, nothing fused, float64."""
+    known = weights(folder)
     config = json.loads((folder / "config.json").read_text())
     tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
     tokenizer.no_padding()
@@ -65,8 +68,8 @@ def reference(folder: Path, text: str, roberta: bool = False) -> Array:
         q, k, v = (np.split(linear(x, f"{p}attention.self.{n}"), heads, axis=1) for n in ("query", "key", "value"))
         mixed = []
         for a, b, c in zip(q, k, v, strict=True):
-            weights = np.exp(a @ b.T / sqrt(a.shape[1]))
-            mixed.append(weights / weights.sum(1, keepdims=True) @ c)
+            shares = np.exp(a @ b.T / sqrt(a.shape[1]))
+            mixed.append(shares / shares.sum(1, keepdims=True) @ c)
         x = norm(x + linear(np.concatenate(mixed, 1), f"{p}attention.output.dense"), f"{p}attention.output.LayerNorm")
         x = norm(x + linear(gelu(linear(x, f"{p}intermediate.dense")), f"{p}output.dense"), f"{p}output.LayerNorm")
     pooled = x.mean(0)
@@ -96,55 +99,6 @@ def test_long_texts_are_cut() -> None:
 
 def test_nothing_to_encode() -> None:
     assert encoder().encode([]).shape == (0, 384)
-
-
-def tiny_model(folder: Path, kind: str = "xlm-roberta", hidden: int = 384, seed: int = 0) -> Path:
-    """A folder as the hub would give it: two layers of random weights, a tokenizer that pads to 128 by itself."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    vocabulary = ["<s>", "<pad>", "</s>", "<unk>", *"abcdefghijklmnopqrstuvwxyz:", "query", "passage"]
-    config = {
-        "model_type": kind,
-        "hidden_size": hidden,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 12,
-        "hidden_act": "gelu",
-        "layer_norm_eps": 1e-5,
-        "pad_token_id": 1,
-    }
-    (folder / "config.json").write_text(json.dumps(config))
-    tokenizer = Tokenizer(models.WordLevel({w: i for i, w in enumerate(vocabulary)}, "<unk>"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    tokenizer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 0), ("</s>", 2)])
-    tokenizer.enable_padding(length=128, pad_id=1, pad_token="<pad>")
-    tokenizer.save(str(folder / "tokenizer.json"))
-    weights = {
-        "embeddings.word_embeddings.weight": rng.normal(size=(len(vocabulary), hidden)),
-        "embeddings.position_embeddings.weight": rng.normal(size=(300, hidden)),
-        "embeddings.token_type_embeddings.weight": rng.normal(size=(1, hidden)),
-        **_norm(rng, "embeddings.LayerNorm", hidden),
-    }
-    for layer in range(2):
-        p = f"encoder.layer.{layer}."
-        for name in ("attention.self.query", "attention.self.key", "attention.self.value", "attention.output.dense"):
-            weights.update(_linear(rng, p + name, hidden, hidden))
-        weights.update(
-            _linear(rng, f"{p}intermediate.dense", hidden, 64) | _linear(rng, f"{p}output.dense", 64, hidden)
-        )
-        weights.update(
-            _norm(rng, f"{p}attention.output.LayerNorm", hidden) | _norm(rng, f"{p}output.LayerNorm", hidden)
-        )
-    save_file({f"roberta.{k}": v.astype(np.float32) for k, v in weights.items()}, folder / "model.safetensors")
-    return folder
-
-
-def _linear(rng: np.random.Generator, name: str, given: int, out: int) -> dict[str, Array]:
-    return {f"{name}.weight": rng.normal(size=(out, given)) * 0.1, f"{name}.bias": rng.normal(size=out) * 0.1}
-
-
-def _norm(rng: np.random.Generator, name: str, size: int) -> dict[str, Array]:
-    return {f"{name}.weight": rng.normal(1, 0.1, size=size), f"{name}.bias": rng.normal(size=size) * 0.1}
 
 
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
@@ -277,7 +231,7 @@ def test_rows_of_several_media() -> None:
     vectors = np.array(table["embedding"].to_pylist(), np.float32)
     assert vectors == pytest.approx(encoder().encode([row[4] for row in found]), abs=1e-6)
     assert ANALYZER.preview is not None
-    assert ANALYZER.preview(table) == "3 passages on the screen, 1 passages spoken"
+    assert ANALYZER.preview(table) == "3 passages on the screen, 1 passage spoken"
 
 
 def test_media_without_text_have_no_rows() -> None:

@@ -8,7 +8,7 @@ import dagster as dg
 from dagster._config.pythonic_config import ConfigurableResourceFactory
 
 from media_pipeline.config import load_settings
-from media_pipeline.engine.batch_run import BatchRun
+from media_pipeline.engine.batch_run import BatchRun, handed_over
 from media_pipeline.engine.instance import sign_run
 
 if TYPE_CHECKING:
@@ -38,5 +38,8 @@ class BatchResource(ConfigurableResourceFactory[BatchRun]):
 
     @contextlib.contextmanager
     def yield_for_execution(self, context: dg.InitResourceContext) -> Generator[BatchRun, None, None]:
+        if (batch := handed_over()) is not None:  # its owner signs the run and closes it
+            yield batch
+            return
         with contextlib.closing(self.create_resource(context)) as batch:
             yield batch

@@ -95,7 +95,7 @@ _ENTRIES = (
     ),
     _whisper(
         "large-v3-turbo",
-        "speech to text, 99 languages: most accurate; needs 3 GB of memory",
+        "speech to text, 99 languages: most accurate, large",
         "dropbox-dash/faster-whisper-large-v3-turbo",
         "0a363e9161cbc7ed1431c9597a8ceaf0c4f78fcf",
         ModelFile("config.json", 2_263, "b0253ea6c0d3bea6b1e19e91a02acfd3b53f4467362efcb5a3e6b16c9b3a9b7e"),

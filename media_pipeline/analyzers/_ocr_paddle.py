@@ -160,7 +160,8 @@ def _opencv_by_any_name() -> Iterator[None]:
 
 class _OpenCvFinder(DistributionFinder):
     def find_distributions(
-        self, context: DistributionFinder.Context = DistributionFinder.Context()  # noqa: B008 - the base's signature
+        self,
+        context: DistributionFinder.Context = DistributionFinder.Context(),  # noqa: B008 - the base's signature
     ) -> Iterable[Distribution]:
         if context.name == "opencv-contrib-python":
             yield _OpenCvDistribution()

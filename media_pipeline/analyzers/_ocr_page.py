@@ -13,6 +13,7 @@ from media_pipeline.analyzers._ocr_onnx import Engine, Quads, Reading
 from media_pipeline.analyzers._spec import Image
 
 FIRST_SIDE_PX = 640
+_MAX_REDUCTION = 3.0  # of the first look: text of 14 px, the smallest on screens, keeps the 4 px that it takes
 _SMALLER = 0.1  # quantile of the line heights that stands for "the smaller lines"
 _SMALL_LINE_PX = 20.0
 _WANTED_LINE_PX = 24.0
@@ -34,7 +35,7 @@ class Page:
 
 def read_page(engine: Engine, image: Image, *, min_score: float, max_side_px: int) -> Page:
     """Find the text, turn the page upright, read its lines in order."""
-    first = min(1.0, FIRST_SIDE_PX / max(image.shape[:2]))
+    first = _first_scale(image, max_side_px)
     quads = _detect(engine, image, first)
     if not len(quads):
         return Page((), 0)
@@ -66,6 +67,11 @@ def _detect(engine: Engine, image: Image, scale: float) -> Quads:
     return engine.detect(copy) * np.array([width / size[0], height / size[1]], dtype=np.float32)
 
 
+def _first_scale(image: Image, max_side_px: int) -> float:
+    longest = max(image.shape[:2])
+    return min(1.0, max(FIRST_SIDE_PX / longest, 1 / _MAX_REDUCTION), max_side_px / longest)
+
+
 def _united(quads: Quads, others: Quads) -> Quads:
     """All of ``quads`` and those of ``others`` whose middle none of them covers: a closer look may lose large words."""
     if not len(quads):
@@ -94,7 +100,10 @@ def quarter_turns(engine: Engine, image: Image, quads: Quads) -> int:
     pictures = [line_picture(image, quads[i]) for i in sample]  # tall ones come turned by one quarter
     if not sideways and float(np.mean(engine.upside_down(pictures))) < 0.5:
         return 0
-    as_is, flipped = engine.recognise(pictures), engine.recognise([np.ascontiguousarray(p[::-1, ::-1]) for p in pictures])
+    as_is, flipped = (
+        engine.recognise(pictures),
+        engine.recognise([np.ascontiguousarray(p[::-1, ::-1]) for p in pictures]),
+    )
     up, down = _confidence(as_is), _confidence(flipped)
     if max(up, down) < _SURE:
         return 0

@@ -9,6 +9,7 @@ Tiers:
 
 from __future__ import annotations
 
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,14 +62,33 @@ def choose(options: TextEmbeddingsOptions, store: ModelStore) -> ModelChoice:
     if options.model or store.tier != "embedded":
         folder = store.obtain(wanted)
         if folder is not None:
-            name = wanted if folder.name == wanted else folder.name
-            return ModelChoice(name, "standard", store.digest(folder), folder)
+            return _choice_of(folder, store)
         if options.model or store.tier == "standard":
             raise ModelUnavailable(store.reason(wanted), store.remedy(wanted))
+    if store.tier == "embedded":
+        return _embedded_choice()
+    return _embedded_choice(
+        f"{store.reason(STANDARD)}, so search by meaning understands English only; {store.remedy(STANDARD)}"
+    )
+
+
+def on_disk(options: TextEmbeddingsOptions, store: ModelStore) -> list[ModelChoice]:
+    """Every model that is here: one of them may have made the vectors there are. Asks no network."""
+    found = []
+    with suppress(ModelUnavailable):
+        folder = store.find(options.model or STANDARD)
+        found += [_choice_of(folder, store)] if folder is not None else []
+    with suppress(ModelUnavailable):
+        found.append(_embedded_choice())
+    return found
+
+
+def _choice_of(folder: Path, store: ModelStore) -> ModelChoice:
+    return ModelChoice(folder.name, "standard", store.digest(folder), folder)
+
+
+def _embedded_choice(warning: str | None = None) -> ModelChoice:
     folder = _embedded_folder()
-    warning = None
-    if store.tier != "embedded":
-        warning = f"{store.reason(STANDARD)}, so search by meaning understands English only; {store.remedy(STANDARD)}"
     return ModelChoice(EMBEDDED, "embedded", _embedded_digest(folder), folder, warning)
 
 
@@ -114,7 +134,9 @@ def preview(table: pa.Table) -> str:
     """How many passages of which source."""
     counts = {c["values"]: c["counts"] for c in table["source"].value_counts().to_pylist()}
     named = {"ocr": "on the screen", "transcript": "spoken"}
-    return ", ".join(f"{count} passages {named.get(source, source)}" for source, count in sorted(counts.items()))
+    return ", ".join(
+        f"{count} passage{'s' * (count != 1)} {named.get(source, source)}" for source, count in sorted(counts.items())
+    )
 
 
 def _embedded_folder() -> Path:

@@ -32,7 +32,7 @@ from media_pipeline.execution.outcome import Outcome, StageInfo
 OWNERS = ["team:media"]
 ANALYSIS_POOL = "analysis"
 _MAX_RETRIES = 2
-_RETRY_WAIT_S = 5
+RETRY_WAIT_S = 5
 _MAX_LISTED = 50
 
 
@@ -86,7 +86,7 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
         except MediaPipelineError as error:
             batch.give_up(error)
             if error.retryable and not isinstance(error, DiskFull):
-                raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=_RETRY_WAIT_S) from error
+                raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=RETRY_WAIT_S) from error
             raise dg.Failure(description=str(error), allow_retries=False) from error
         except DagsterExecutionInterruptedError:
             if _was_cancelled(context):  # a person's wish, not an accident to be made good
@@ -158,7 +158,8 @@ def _policy(context: dg.OpExecutionContext, asset: str, keys: Sequence[str]) -> 
 def _report(context: dg.OpExecutionContext, stage: StageInfo, outcomes: Sequence[Outcome]) -> None:
     by_status: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
-        by_status.setdefault("current" if outcome.current else outcome.status, []).append(outcome)
+        stood = outcome.current and outcome.status == "done"
+        by_status.setdefault("current" if stood else outcome.status, []).append(outcome)
     seconds = sum(outcome.seconds for outcome in outcomes if not outcome.current)
     counts = ", ".join(f"{len(found)} {status}" for status, found in sorted(by_status.items())) or "nothing to do"
     context.log.info(f"{stage.name}: {counts}; {seconds:.1f} s of work")

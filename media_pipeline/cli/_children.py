@@ -120,7 +120,7 @@ class Children:
         except BlockingIOError:
             return
         if not data:
-            self._selector.unregister(fd)
+            self._unregister(fd)
         *lines, rest = (self._unfinished.pop(fd, b"") + data).split(b"\n")
         if data:
             self._unfinished[fd] = rest
@@ -135,9 +135,12 @@ class Children:
         for line in self._lines(fd):  # its last words
             self._say(child.name, line)
         self._unfinished.pop(fd, None)
-        with contextlib.suppress(KeyError):
-            self._selector.unregister(fd)
+        self._unregister(fd)
         child.process.stdout.close()
+
+    def _unregister(self, fd: int) -> None:
+        with contextlib.suppress(KeyError):  # at the end of its output already
+            self._selector.unregister(fd)
 
 
 def _die_with(parent: int) -> Callable[[], None]:

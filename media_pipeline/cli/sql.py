@@ -12,7 +12,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date, datetime, time, timedelta
+from datetime import date, datetime, time
 from decimal import Decimal
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -71,28 +71,36 @@ def _to_file(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         fresh.unlink(missing_ok=True)
 
 
-def _records(result: pa.Table) -> Iterator[list[Any]]:
-    """Rows as lists of plain JSON values; by position, because two columns may have the same name."""
+def _records(result: pa.Table) -> Iterator[tuple[Any, ...]]:
+    """Rows of plain JSON values; by position, because two columns may have the same name."""
     for batch in result.to_batches(max_chunksize=4096):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            yield [plain(value) for value in row]
+        yield from zip(*(_plain_column(column) for column in batch.columns), strict=True)
+
+
+def _plain_column(column: pa.Array) -> list[Any]:
+    import pyarrow as pa
+
+    values: list[Any] = column.to_pylist()
+    if pa.types.is_integer(column.type) or pa.types.is_string(column.type) or pa.types.is_boolean(column.type):
+        return values
+    return [plain(value) for value in values]
 
 
 def plain(value: Any) -> Any:
-    """The value as JSON has it: NaN and infinities are null, times ISO 8601, spans seconds, bytes base64."""
+    """The value as JSON has it: NaN and infinities are null, times and intervals ISO 8601, bytes base64."""
     match value:
         case float():
             return value if math.isfinite(value) else None
         case datetime() | date() | time():
             return value.isoformat()
-        case timedelta():
-            return value.total_seconds()
         case Decimal():
             return int(value) if value == value.to_integral_value() else float(value)
         case bytes():
             return base64.b64encode(value).decode()
         case dict():
             return {str(key): plain(item) for key, item in value.items()}
+        case (int(months), int(days), int(nanoseconds)) if type(value).__name__ == "MonthDayNano":
+            return f"P{months}M{days}DT{nanoseconds / 1e9:g}S"
         case list() | tuple():
             return [plain(item) for item in value]
         case None | bool() | int() | str():
@@ -166,13 +174,13 @@ def _write_table(result: pa.Table, sink: IO[bytes]) -> None:
 
 
 def _fitting(widths: Sequence[int], room: int | None) -> int:
-    """How many of the columns fit side by side, with two characters between them; at least one."""
+    """How many of the columns fit side by side, with three characters between them; at least one."""
     if room is None:
         return len(widths)
     used = 0
     for count, width in enumerate(widths):
-        used += width + 2
-        if used - 2 > room and count:
+        used += width + 3
+        if used - 3 > room and count:
             return count
     return len(widths)
 

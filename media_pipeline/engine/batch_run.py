@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from media_pipeline.errors import MediaPipelineError
@@ -129,6 +131,27 @@ class BatchRun:
         known = {key for outcomes in self._outcomes.values() for key in outcomes}
         unknown = {key: "no medium of this home has this key" for key in partition_keys if key not in known}
         return reasons | unknown
+
+
+_handed_over: ContextVar[BatchRun | None] = ContextVar("handed_over", default=None)
+
+
+@contextmanager
+def handing_over(batch: BatchRun) -> Iterator[None]:
+    """Let a run executed inside use this object instead of opening its own.
+
+    Dagster cannot replace a resource and select assets in one call.
+    """
+    token = _handed_over.set(batch)
+    try:
+        yield
+    finally:
+        _handed_over.reset(token)
+
+
+def handed_over() -> BatchRun | None:
+    """What the caller of this run handed over, if the run is executed in the caller's process."""
+    return _handed_over.get()
 
 
 class _Progress:

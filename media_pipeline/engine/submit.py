@@ -13,7 +13,7 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
-from media_pipeline.engine.batch_run import BatchRun, OnOutcome, StageRunner
+from media_pipeline.engine.batch_run import BatchRun, OnOutcome, StageRunner, handing_over
 from media_pipeline.engine.instance import PROCESS_TAG, process_signature
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, range_tags
 from media_pipeline.engine.tags import FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG
@@ -86,14 +86,14 @@ def _execute(
     tags: Mapping[str, str],
 ) -> RunResult:
     try:
-        result = job.execute_in_process(
-            instance=instance,
-            run_config=_SILENT,
-            asset_selection=selection,
-            resources={"batch": dg.ResourceDefinition.hardcoded_resource(batch)},
-            tags={**range_tags(keys), **tags},
-            raise_on_error=False,
-        )
+        with handing_over(batch):
+            result = job.execute_in_process(
+                instance=instance,
+                run_config=_SILENT,
+                asset_selection=selection,
+                tags={**range_tags(keys), **tags},
+                raise_on_error=False,
+            )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None
     if batch.error is not None:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from media_pipeline.config import Settings
-from media_pipeline.errors import CorruptMedia, MediaPipelineError
+from media_pipeline.errors import CorruptMedia, InputError, MediaPipelineError
 from media_pipeline.media.cache import Cache, CacheEntry
 from media_pipeline.media.decode import Decoded, DecodeJob, Decoder, decode_fingerprint
+from media_pipeline.media.originals import locate
 from media_pipeline.storage.sources import KnownMedium
 
 
@@ -26,14 +27,21 @@ class DecodedMedia:
     def decode(self, media: Iterable[KnownMedium]) -> Iterator[tuple[KnownMedium, Decoded]]:
         """Decode these originals, cached or not; each result as it completes."""
         by_id: dict[str, KnownMedium] = {}
+        lost: list[tuple[KnownMedium, Decoded]] = []
 
         def jobs() -> Iterator[DecodeJob]:
             for known in media:
-                by_id[known.media_id] = known
-                yield DecodeJob(known.media_id, known.stored)
+                try:
+                    path = locate(known)
+                except InputError as error:
+                    lost.append((known, Decoded(known.media_id, None, error, 0.0, 0.0)))
+                else:
+                    by_id[known.media_id] = known
+                    yield DecodeJob(known.media_id, path)
 
         for decoded in self._sandboxes().decode(jobs()):
             yield by_id[decoded.media_id], decoded
+        yield from lost
 
     def entries(self, media: Iterable[KnownMedium]) -> Iterator[tuple[KnownMedium, CacheEntry | MediaPipelineError]]:
         """The cache entry of each medium, or why there is none. Those in the cache come first."""

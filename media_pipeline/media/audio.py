@@ -16,6 +16,7 @@ AUDIO_FILE = "audio.flac"
 JITTER_S = 0.05
 # A longer jump is a broken time stamp rather than silence somebody recorded.
 MAX_HOLE_S = 3600.0
+_BLOCK = SAMPLE_RATE
 
 Samples = npt.NDArray[np.float32]
 Pcm = npt.NDArray[np.int16]
@@ -30,6 +31,8 @@ class AudioSink:
         self._stream: Any = None
         self._resampler: Any = None
         self._written = 0  # samples at 16 kHz
+        self._coded = 0  # of these, handed to the encoder
+        self._waiting: list[Pcm] = []
         self._expected_s: float | None = None
         self._peak = 0
         self._energy = 0.0
@@ -65,6 +68,7 @@ class AudioSink:
         if self._container is None:
             return
         self._write_frames(self._resampler.resample(None))
+        self._flush()
         self._mux(self._stream.encode(None))
         self._container.close()
         self._container = None
@@ -103,17 +107,28 @@ class AudioSink:
                 self._write(frame.to_ndarray()[0])
 
     def _write(self, pcm: Pcm) -> None:
+        # Decoders hand out 10 to 30 ms at a time; coded one by one they would cost more than their decoding.
+        self._waiting.append(pcm)
+        self._written += len(pcm)
+        if self._written - self._coded >= _BLOCK:
+            self._flush()
+
+    def _flush(self) -> None:
         import av
 
-        self._peak = max(self._peak, int(np.abs(pcm.astype(np.int32)).max()))
-        wide = pcm.astype(np.float64)
-        self._energy += float(wide @ wide)
-        frame = av.AudioFrame.from_ndarray(np.ascontiguousarray(pcm[None, :]), format="s16", layout="mono")
+        if not self._waiting:
+            return
+        pcm = np.concatenate(self._waiting)
+        self._waiting.clear()
+        wide = pcm.astype(np.float32)
+        self._peak = max(self._peak, int(wide.max()), -int(wide.min()))
+        self._energy += float(np.square(wide).sum(dtype=np.float64))
+        frame = av.AudioFrame.from_ndarray(pcm[None, :], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE
         frame.time_base = Fraction(1, SAMPLE_RATE)
-        frame.pts = self._written
+        frame.pts = self._coded
         self._mux(self._stream.encode(frame))
-        self._written += len(pcm)
+        self._coded += len(pcm)
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:
@@ -170,11 +185,10 @@ class AudioReader:
         with av.open(str(self._path), format="flac", options={"protocol_whitelist": "file"}) as container:
             stream = container.streams.audio[0]
             if start > 0:
-                container.seek(start * SAMPLE_RATE // stream.time_base.denominator, stream=stream)
+                container.seek(start, stream=stream)  # FLAC's time base is one sample
             for frame in container.decode(stream):
-                at = round(frame.pts * stream.time_base * SAMPLE_RATE)
-                yield at, frame.to_ndarray()[0]
+                yield frame.pts or 0, frame.to_ndarray()[0]
 
 
 def _to_float(pcm: Pcm) -> Samples:
-    return pcm.astype(np.float32) / 32768
+    return pcm.astype(np.float32) / np.float32(32768)

@@ -17,7 +17,7 @@ from media_pipeline.media.phash import phash
 
 FRAMES_FILE = "frames.arrow"
 THUMBNAIL_FILE = "thumbnail.jpg"
-THUMBNAIL_SIDE_PX = 192
+THUMBNAIL_SIDE_PX = 160
 THUMBNAIL_MAX_BYTES = 4096
 
 # One row per record batch, so that any frame can be had without reading its neighbours.
@@ -133,14 +133,15 @@ def output_exceeded(max_bytes: int) -> LimitExceeded:
 
 def write_thumbnail(image: Image.Image, folder: Path) -> None:
     """A JPEG of at most ``THUMBNAIL_MAX_BYTES``, for people."""
+    image.draft("RGB", (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX), reducing_gap=2.0)
-    for quality in (75, 60, 45, 30, 15):
+    for quality in (60, 40, 25, 15):
         jpeg = io.BytesIO()
-        small.save(jpeg, "JPEG", quality=quality, optimize=True)
+        small.save(jpeg, "JPEG", quality=quality)
         if len(jpeg.getvalue()) <= THUMBNAIL_MAX_BYTES:
             break
-        if quality <= 30:
+        if quality <= 40:
             small = small.resize((max(1, small.width * 2 // 3), max(1, small.height * 2 // 3)))
     if len(jpeg.getvalue()) <= THUMBNAIL_MAX_BYTES:
         (folder / THUMBNAIL_FILE).write_bytes(jpeg.getvalue())

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from media_pipeline.config import DecodeLimits, Sampling
 from media_pipeline.errors import CorruptMedia, LimitExceeded
@@ -123,7 +123,7 @@ class _Picture:
         try:
             image = Image.open(self._file, formats=[self._format])
         except _BROKEN as error:
-            why = "" if isinstance(error, Image.UnidentifiedImageError) else f": {error}"
+            why = "" if isinstance(error, UnidentifiedImageError) else f": {error}"
             raise CorruptMedia(
                 f"the header of this {self._format} picture is damaged{why}", "copy it again from its source"
             ) from None

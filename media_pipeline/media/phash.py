@@ -16,16 +16,14 @@ INPUT_SIDE = 32
 FLAT_LEVELS = 1.0
 
 # Only the lowest rows of the DCT matrix are needed; without norm, as imagehash calls scipy.fftpack.dct.
-_BASIS = 2 * np.cos(
-    np.pi * np.arange(HASH_SIDE)[:, None] * (2 * np.arange(INPUT_SIDE)[None, :] + 1) / (2 * INPUT_SIDE)
-)
+_BASIS = 2 * np.cos(np.pi * np.arange(HASH_SIDE)[:, None] * (2 * np.arange(INPUT_SIDE)[None, :] + 1) / (2 * INPUT_SIDE))
 
 
 def phash(image: Image.Image) -> str | None:
     """64-bit hash as 16 hex digits, or None for a plain picture, which has nothing to compare."""
-    grey = image if image.mode == "L" else image.convert("L")
-    small = grey.resize((INPUT_SIDE, INPUT_SIDE), Image.Resampling.LANCZOS, reducing_gap=4.0)
-    pixels = np.asarray(small, dtype=np.float64)
+    factor = (max(1, image.width // (4 * INPUT_SIDE)), max(1, image.height // (4 * INPUT_SIDE)))
+    grey = image.reduce(factor).convert("L")  # first smaller: a tenth of the time, and the same bits but for a few
+    pixels = np.asarray(grey.resize((INPUT_SIDE, INPUT_SIDE), Image.Resampling.LANCZOS), dtype=np.float64)
     if pixels.std() < FLAT_LEVELS:
         return None
     low = _BASIS @ pixels @ _BASIS.T

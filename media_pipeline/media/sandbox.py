@@ -47,7 +47,9 @@ _OPEN_FILES = 256
 Message = dict[str, Any]
 Handler = Callable[[Message, Callable[[], None]], Message]
 
-_ERRORS = {cls.__name__: cls for cls in (CorruptMedia, DiskFull, LimitExceeded, UnsafePath, UnsupportedMedia, WorkerLost)}
+_ERRORS = {
+    cls.__name__: cls for cls in (CorruptMedia, DiskFull, LimitExceeded, UnsafePath, UnsupportedMedia, WorkerLost)
+}
 
 
 def error_of(message: Message) -> MediaPipelineError:
@@ -197,7 +199,9 @@ class Sandbox:
             stderr = self._nursery.communicate()[1]
             self._control = self._nursery = None
             ours.close()
-            raise WorkerLost("the decoders cannot be loaded: " + (stderr.decode(errors="replace").strip() or "?")[-300:])
+            raise WorkerLost(
+                "the decoders cannot be loaded: " + (stderr.decode(errors="replace").strip() or "?")[-300:]
+            )
         assert self._nursery.stderr is not None
         self._nursery.stderr.close()
         return ours
@@ -303,7 +307,7 @@ def _serve(sock: socket.socket, handler: Handler, job: Message) -> None:
     _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (job["max_output_bytes"], hard))
     try:
-        reply = {"result": handler(job, _Beat(sock))}
+        reply: Message = {"result": handler(job, _Beat(sock))}
     except BaseException as error:
         reply = _report(error)
     reply |= {"seconds": time.monotonic() - wall, "cpu_s": time.process_time() - cpu}
@@ -350,8 +354,6 @@ def _typed(error: BaseException) -> MediaPipelineError:
     if isinstance(error, FileNotFoundError | PermissionError):
         return WorkerLost(f"the original cannot be opened: {error.strerror}", "see that it is there and readable")
     return CorruptMedia(f"the decoder gave up: {type(error).__name__}: {error}", "copy it again from its source")
-
-
 
 
 if __name__ == "__main__":

@@ -238,14 +238,18 @@ def decode_stream(
             url, format=sniffed.format, options=_OPEN_OPTIONS, metadata_errors="replace", buffer_size=1 << 18
         )
     except av.error.FFmpegError as error:
-        raise _unreadable(error) from None
+        raise _unreadable(error, sniffed.format) from None
     with container:
         return _Pass(container, sniffed, folder, sampling, limits, threads).run(beat)
 
 
-def _unreadable(error: Exception) -> CorruptMedia:
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return CorruptMedia(f"the file cannot be read: {reason}", "it is damaged or cut off; copy it again or repair it")
+def _unreadable(error: Any, demuxer: str) -> Exception:
+    if error.errno in _NOT_THE_MEDIUM:
+        return error  # type: ignore[no-any-return]
+    # MP4 keeps its index at the end unless it was written for streaming.
+    index = ", its index is missing or damaged" if demuxer == "mov" else ""
+    reason = error.strerror or str(error)
+    return CorruptMedia(f"the file cannot be read{index} ({reason})", "it was cut off or damaged; copy it again")
 
 
 class _Pass:

@@ -31,7 +31,9 @@ def make_handler(config: dict[str, Any]) -> Callable[[dict[str, Any], Callable[[
     limits, sampling = DecodeLimits(**config["limits"]), Sampling(**config["sampling"])
 
     def handle(job: dict[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
-        facts = decode(Path(os.fsdecode(bytes.fromhex(job["path"]))), Path(job["folder"]), sampling, limits, job["threads"], beat)
+        facts = decode(
+            Path(os.fsdecode(bytes.fromhex(job["path"]))), Path(job["folder"]), sampling, limits, job["threads"], beat
+        )
         return facts_to_json(facts)
 
     return handle

@@ -74,6 +74,34 @@ GERMAN = (
     "Gießen Sie die Pflanzen im Sommer zweimal pro Woche.",
 )
 
+# What reading a picture brings up: signs, names, headings, and letters that are none.
+FRAGMENTS = (
+    "PAGE 3 OF 12",
+    "*** KL 400 ***",
+    "Notes",
+    "MODEL B",
+    "John Carter",
+    "EXIT",
+    "RLTO FAN OE",
+    "Figure 2",
+    "Schmidt & Partner",
+    "OPEN",
+    "Seite 7",
+    "A1 B2 C3",
+    "NORTH STREET",
+    "tlie qnick hrown",
+    "www.example.com",
+    "Kapitel 5",
+    "NEW!",
+    "FIL EDI VIE",
+    "Hotel Adler",
+    "12:45 Uhr",
+    "Sample text",
+    "iOl lI1 |I",
+    "THE END",
+    "Ausgang",
+)
+
 
 class Encoder(Protocol):
     """As `analyzers._text_encoder.TextEncoder`."""
@@ -85,12 +113,12 @@ class Background:
     """The everyday sentences, as one model sees them."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self._languages = [encoder.encode(sentences) for sentences in (ENGLISH, GERMAN)]
+        self._groups = [encoder.encode(sentences) for sentences in (ENGLISH, GERMAN, FRAGMENTS)]
 
     def floor(self, query: Vectors) -> float:
         """The cosine from which a passage answers the query (shape (dimension,), L2-normalised)."""
         floors = []
-        for sentences in self._languages:
+        for sentences in self._groups:
             cosines = sentences @ query
             floors.append(float(cosines.mean() + DEVIATIONS * cosines.std()))
         return max(LEAST_COSINE, *floors)

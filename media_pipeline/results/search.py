@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
@@ -27,12 +28,11 @@ from media_pipeline.analyzers._text_encoder import DIMENSION, TextEncoder
 from media_pipeline.analyzers._text_passages import Passage, passages
 from media_pipeline.analyzers.text_embeddings import TextEmbeddingsOptions
 from media_pipeline.config import Settings
-from media_pipeline.errors import ModelUnavailable
 from media_pipeline.results._background import Background
 from media_pipeline.storage._folding import MAX_QUERY_CHARS, parse_query
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.tables import Tables
-from media_pipeline.storage.vectors import Space, VectorIndex
+from media_pipeline.storage.vectors import Space, VectorIndex, models_in
 from media_pipeline.storage.words import WordIndex
 
 log = logging.getLogger(__name__)
@@ -108,7 +108,9 @@ def search_text(
     query = query[:MAX_QUERY_CHARS].encode(errors="replace").decode()
     depth = max(_DEPTH, 5 * k)
     found: dict[_Key, _Found] = {}
-    for rank, hit in enumerate(_words(tables, layout).search(query, depth), start=1):
+    with closing(_words(tables, layout)) as index:
+        by_word = index.search(query, depth)
+    for rank, hit in enumerate(by_word, start=1):
         key = (hit.media_id, hit.source, hit.row_index)
         found[key] = _Found(hit.source, hit.pts_s, hit.text, hit.spans, word_rank=rank)
     for rank, row in enumerate(_by_meaning(tables, layout, settings, models, query, depth), start=1):
@@ -123,10 +125,13 @@ def refresh_text_index(tables: Tables, layout: Layout, settings: Settings, model
     Raises:
         DiskFull: the old indexes are still there.
     """
-    _words(tables, layout).refresh()
-    choice = _choice(settings, models)
+    with closing(_words(tables, layout)) as index:
+        index.refresh()
+    choice = _choice(tables, settings, models)
     if choice is not None:
-        _vectors(tables, layout, choice).refresh()
+        _vectors(tables, layout, text_embeddings.fingerprint(choice)).refresh()
+    else:  # or erased vectors would live on in the index
+        _vectors(tables, layout, "").discard()
 
 
 def _by_meaning(
@@ -134,18 +139,15 @@ def _by_meaning(
 ) -> list[dict[str, Any]]:
     if not query.strip() or any(term.quoted for term in parse_query(query)):
         return []  # who quotes wants these words
-    choice = _choice(settings, models)
+    choice = _choice(tables, settings, models)
     if choice is None:
-        return []
-    index = _vectors(tables, layout, choice)
-    if index.count() == 0:
-        _warn_of_other_models(tables, choice)
         return []
     encoder, background = _loaded(choice, _options(settings))
     vector = encoder.encode([query], "query")[0]
     floor = background.floor(vector)
     columns = ("media_id", "source", "row_index", "pts_s", "text")
-    return [n.row for n in index.search(vector, depth, columns) if n.score >= floor]
+    near = _vectors(tables, layout, text_embeddings.fingerprint(choice)).search(vector, depth, columns)
+    return [neighbour.row for neighbour in near if neighbour.score >= floor]
 
 
 def _with_media(tables: Tables, found: Mapping[_Key, _Found], k: int, per_medium: int) -> list[Hit]:
@@ -214,34 +216,33 @@ def _documents(rows: Mapping[str, pa.Table]) -> Iterable[Passage]:
     return passages(rows.get("ocr"), rows.get("transcript"))
 
 
-def _vectors(tables: Tables, layout: Layout, choice: ModelChoice) -> VectorIndex:
-    space = Space("text", text_embeddings.ANALYZER.name, text_embeddings.fingerprint(choice), DIMENSION)
-    return VectorIndex(tables, layout, space)
+def _vectors(tables: Tables, layout: Layout, model: str) -> VectorIndex:
+    return VectorIndex(tables, layout, Space("text", text_embeddings.ANALYZER.name, model, DIMENSION))
 
 
 def _options(settings: Settings) -> TextEmbeddingsOptions:
     return TextEmbeddingsOptions.model_validate(settings.options.get(text_embeddings.ANALYZER.name, {}))
 
 
-def _choice(settings: Settings, models: ModelStore) -> ModelChoice | None:
-    try:
-        return text_embeddings.choose(_options(settings), models)
-    except ModelUnavailable as error:
-        log.warning("search goes by words only: %s", error)
-        return None
+def _choice(tables: Tables, settings: Settings, models: ModelStore) -> ModelChoice | None:
+    """The model of most vectors there are, if it is here. A search downloads nothing."""
+    present = models_in(tables, text_embeddings.ANALYZER.name)
+    here = {text_embeddings.fingerprint(c): c for c in text_embeddings.on_disk(_options(settings), models)}
+    usable = max((name for name in present if name in here), key=lambda name: present[name], default=None)
+    others = sorted(name for name in present if name != usable)
+    if others:
+        count = sum(present[name] for name in others)
+        log.warning(
+            "%d of %d passages are found by words only: their vectors are of %s; `media-pipeline models list` says "
+            "what is here, analysing again makes new ones",
+            count,
+            present.total(),
+            ", ".join(others),
+        )
+    return here[usable] if usable else None
 
 
 @lru_cache(maxsize=1)
 def _loaded(choice: ModelChoice, options: TextEmbeddingsOptions) -> tuple[TextEncoder, Background]:
     encoder = text_embeddings.load(choice, "cpu", options)
     return encoder, Background(encoder)
-
-
-def _warn_of_other_models(tables: Tables, choice: ModelChoice) -> None:
-    name = text_embeddings.ANALYZER.name
-    if tables.exists(name) and (others := set(tables.read(name, columns=["model"])["model"].unique().to_pylist())):
-        log.warning(
-            "search goes by words only: the vectors are of %s, the model here is %s; analyse again with this model",
-            ", ".join(sorted(others)),
-            choice.name,
-        )

@@ -275,7 +275,9 @@ class Sources:
 
     def interrupted(self, *, max_attempts: int) -> list[KnownMedium]:
         """Media whose run began and never ended, unless that happened so often that they look deadly."""
-        return self._media("WHERE announced = 1 AND attempts BETWEEN 1 AND ? ORDER BY added_at, seq", [max_attempts - 1])
+        return self._media(
+            "WHERE announced = 1 AND attempts BETWEEN 1 AND ? ORDER BY added_at, seq", [max_attempts - 1]
+        )
 
     def mark_announced(self, media_ids: Collection[str]) -> None:
         self._update_media("announced = 1", media_ids)

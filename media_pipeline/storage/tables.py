@@ -97,7 +97,9 @@ class Tables:
     # ------------------------------------------------------------------ shape
 
     def exists(self, name: str) -> bool:
-        return (self._root / name / "_delta_log").is_dir() and DeltaTable.is_deltatable(self._uri(name))
+        log = self._root / name / "_delta_log"
+        # The first entry may have expired; then there is a checkpoint.
+        return (log / f"{0:020}.json").exists() or (log / "_last_checkpoint").exists()
 
     def ensure(self, name: str, schema: pa.Schema) -> None:
         """Creates the table, or adds the columns it lacks. Columns are never removed.

@@ -13,9 +13,9 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import threading
+import uuid
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -91,8 +91,7 @@ class VectorIndex:
         self._folder = layout.indexes
         self._lock = FileLock(layout.locks / f"index-{space.name}.lock", fallback_to_soft=False, poll_interval=0.01)
         self._exact_up_to = exact_up_to
-        # The model belongs to the name: two installations that disagree about it do not undo each other's work.
-        self._sidecar = self._folder / f"{space.name}-{re.sub(r'[^A-Za-z0-9.-]+', '_', space.model)}.json"
+        self._sidecar = self._folder / f"{space.name}.json"
         self._opened: tuple[str, Any] | None = None
         self._opening = threading.Lock()
 
@@ -110,8 +109,12 @@ class VectorIndex:
             try:
                 scores, ids = _nearest(self._open(state), vector, min(k, state.vectors))
                 return self._rows(state, scores, ids, columns)
-            except (FileNotFoundError, RuntimeError):
-                # Another process replaced the index or the table's files while we looked, or the index is damaged.
+            except FileNotFoundError:
+                # The table's files were replaced and removed while we looked; the next look finds the new ones.
+                if attempt == 2:
+                    raise
+            except RuntimeError:
+                # Another process has replaced the index, or it is damaged.
                 if attempt == 2:
                     raise
                 self._forget(state)
@@ -124,15 +127,17 @@ class VectorIndex:
     def _rows(
         self, state: _State, scores: Vectors, ids: npt.NDArray[np.int64], columns: Sequence[str]
     ) -> list[Neighbour]:
-        paths = self._files()
+        paths = list(self._files().values())
+        if not paths:
+            return []  # emptied since the index was read
+        # Replaced files stay on the disk for readers like this one: the index and its rows are of one moment.
+        folder = paths[0].parent
         names = {ordinal: name for name, (ordinal, _) in state.files.items()}
         places = [(names[int(at) >> _ROW_BITS], int(at) & _ROW_MASK) for at in ids]
         wanted: dict[str, list[int]] = {}
         for name, row in places:
-            if name not in paths:
-                raise FileNotFoundError(f"{name} is no longer part of table {self.space.table}")
             wanted.setdefault(name, []).append(row)
-        found = {name: _read_rows(paths[name], rows, columns) for name, rows in wanted.items()}
+        found = {name: _read_rows(folder / name, rows, columns) for name, rows in wanted.items()}
         return [Neighbour(float(score), found[name][row]) for score, (name, row) in zip(scores, places, strict=True)]
 
     def _files(self) -> dict[str, Path]:
@@ -150,9 +155,7 @@ class VectorIndex:
         state = self._read_state()
         if state is not None and self._is_current(state):
             return state
-        self._folder.mkdir(parents=True, exist_ok=True)
-        Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
-        with self._lock:
+        with self._locked():
             state = self._read_state()
             if state is not None and self._is_current(state):
                 return state
@@ -209,7 +212,8 @@ class VectorIndex:
     def _sample(self, files: Mapping[str, Path], count: int, total: int) -> Vectors:
         """About `count` vectors, spread over all files: what came first need not look like what came later."""
         step = max(1, total // count)
-        parts = [vectors[::step] for path in files.values() for vectors, _ in self._vectors(path)]
+        # Copies: a view would keep the whole row group in memory.
+        parts = [vectors[::step].copy() for path in files.values() for vectors, _ in self._vectors(path)]
         return np.ascontiguousarray(np.concatenate(parts))
 
     def _add(self, index: Any, path: Path, ordinal: int) -> int:
@@ -238,8 +242,7 @@ class VectorIndex:
     def _publish(
         self, index: Any, before: _State, version: int, trained_rows: int, ordinal: int, files: Mapping[str, Any]
     ) -> _State:
-        stem = self._sidecar.stem
-        path = self._folder / f"{stem}.{os.getpid()}-{version}-{ordinal}.faiss"
+        path = self._folder / f"{self.space.name}.{uuid.uuid4().hex[:12]}.faiss"
         temporary = path.with_suffix(".tmp")
         try:
             faiss.write_index(index, str(temporary))
@@ -264,9 +267,20 @@ class VectorIndex:
         self._discard_others(state)
         return state
 
+    def discard(self) -> None:
+        """Removes every index of this space, whatever its model: for a table that has no vectors any more."""
+        with self._locked():
+            for path in self._folder.glob(f"{self.space.name}.*"):
+                path.unlink(missing_ok=True)
+
+    def _locked(self) -> FileLock:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        Path(self._lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+        return self._lock
+
     def _discard_others(self, state: _State) -> None:
         """Removes older indexes of this space, those of other models too: nobody else would ever erase from them."""
-        for path in self._folder.glob(f"{self.space.name}-*"):
+        for path in self._folder.glob(f"{self.space.name}.*"):
             if path.name not in (state.index, self._sidecar.name):
                 path.unlink(missing_ok=True)
 
@@ -298,6 +312,21 @@ class VectorIndex:
                 # Mapped: a search touches the pages it needs, and processes share them.
                 self._opened = (state.index, faiss.read_index(path, faiss.IO_FLAG_MMAP_IFC))
             return self._opened[1]
+
+
+def models_in(tables: Tables, table: str) -> Counter[str]:
+    """Rows of each model in the table's column `model`; from the statistics of its files where these suffice."""
+    found: Counter[str] = Counter()
+    for path in tables.files(table):
+        with pq.ParquetFile(path, read_dictionary=["model"]) as file:
+            place = next(i for i in range(len(file.schema)) if file.schema.column(i).path == "model")
+            for group in range(file.num_row_groups):
+                statistics = file.metadata.row_group(group).column(place).statistics
+                if statistics and statistics.has_min_max and statistics.min == statistics.max:
+                    found[statistics.min] += file.metadata.row_group(group).num_rows - (statistics.null_count or 0)
+                else:
+                    found.update(m for m in file.read_row_group(group, ["model"])[0].to_pylist() if m is not None)
+    return found
 
 
 def _nearest(index: Any, vector: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
@@ -336,4 +365,4 @@ def _read_rows(path: Path, rows: Sequence[int], columns: Sequence[str]) -> dict[
     return found
 
 
-__all__ = ["Neighbour", "Space", "VectorIndex"]
+__all__ = ["Neighbour", "Space", "VectorIndex", "models_in"]

@@ -37,15 +37,16 @@ CANDIDATES = 300  # passages per index that are looked at closely
 _VERSION = 1  # also when folding or the cutting of passages changes: deleting from FTS5 needs the text as it went in
 
 _DDL = """
-CREATE TABLE file(id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);  -- "<table>/<Parquet file>"
-CREATE TABLE medium(id INTEGER PRIMARY KEY, media_id TEXT UNIQUE NOT NULL, digest BLOB NOT NULL);
-CREATE TABLE lies_in(file INTEGER NOT NULL, medium INTEGER NOT NULL, PRIMARY KEY (file, medium)) WITHOUT ROWID;
-CREATE TABLE passage(
+CREATE TABLE IF NOT EXISTS file(id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);  -- "<table>/<Parquet file>"
+CREATE TABLE IF NOT EXISTS medium(id INTEGER PRIMARY KEY, media_id TEXT UNIQUE NOT NULL, digest BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS lies_in(
+    file INTEGER NOT NULL, medium INTEGER NOT NULL, PRIMARY KEY (file, medium)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS passage(
     id INTEGER PRIMARY KEY, medium INTEGER NOT NULL, source TEXT NOT NULL, row_index INTEGER NOT NULL, pts_s REAL,
     text TEXT NOT NULL, marks TEXT NOT NULL);
-CREATE INDEX passage_medium ON passage(medium);
-CREATE VIRTUAL TABLE whole USING fts5(plain, spelt, content='', tokenize='unicode61 remove_diacritics 2');
-CREATE VIRTUAL TABLE inside USING fts5(plain, spelt, content='', tokenize='trigram');
+CREATE INDEX IF NOT EXISTS passage_medium ON passage(medium);
+CREATE VIRTUAL TABLE IF NOT EXISTS whole USING fts5(plain, spelt, content='', tokenize='unicode61 remove_diacritics 2');
+CREATE VIRTUAL TABLE IF NOT EXISTS inside USING fts5(plain, spelt, content='', tokenize='trigram');
 """
 
 
@@ -121,6 +122,11 @@ class WordIndex:
             return 0
         with self._lock:
             return self._mending(self._update)
+
+    def close(self) -> None:
+        if self._opened is not None:
+            self._opened.close()
+            self._opened = None
 
     # ------------------------------------------------------------------ keeping up
 
@@ -219,9 +225,7 @@ class WordIndex:
         return work()
 
     def _discard(self) -> None:
-        if self._opened is not None:
-            self._opened.close()
-            self._opened = None
+        self.close()
         for path in self._path.parent.glob(f"{self._path.name}*"):
             path.unlink(missing_ok=True)
 

@@ -1,0 +1,63 @@
+"""What Dagster costs per file: the real graph, job and storage around stages that do no work."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from media_pipeline.config import load_settings
+from media_pipeline.engine.instance import open_instance
+from media_pipeline.engine.submit import execute_batch
+from media_pipeline.execution.outcome import Outcome
+
+PREVIEW = "Rechnung 4711  \nKunde: Müller & Söhne, Lübeck  \nZahlbar bis 30. November"
+THUMBNAIL = bytes(3000)
+
+
+class IdleRunner:
+    """Says of every medium that it is done."""
+
+    def run_stage(
+        self,
+        name: str,
+        partition_keys: Sequence[str],
+        *,
+        run_id: str,
+        force: bool = False,
+        retry_failed: bool = False,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> list[Outcome]:
+        return [
+            Outcome(
+                media_id=hashlib.sha256(key.encode()).hexdigest(),
+                partition_key=key,
+                status="done",
+                fingerprint=f"{name}-1",
+                rows=3,
+                seconds=0.1,
+                model="idle",
+                preview=PREVIEW,
+                thumbnail_jpeg=THUMBNAIL if name == "media" else None,
+            )
+            for key in partition_keys
+        ]
+
+    def begin(self, partition_keys: Sequence[str]) -> None: ...
+
+    def end(self, partition_keys: Sequence[str]) -> None: ...
+
+    def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+        return {"duplicates": {}, "search_index": {}, "warehouse": {}}
+
+
+def orchestration_cpu_s_per_file(count: int) -> float:
+    """CPU seconds of this process per file, for the second batch of `count`: imports and first use left out."""
+    with tempfile.TemporaryDirectory() as home, open_instance(load_settings(home=Path(home))) as instance:
+        execute_batch(instance, IdleRunner(), [f"warm-up-{n}~{n:012x}" for n in range(count)])
+        started = time.process_time()
+        execute_batch(instance, IdleRunner(), [f"file-{n}~{n:012x}" for n in range(count)])
+        return (time.process_time() - started) / count

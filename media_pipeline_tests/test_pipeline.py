@@ -1,0 +1,228 @@
+"""The product without Dagster: what is current, what is stale, what is blocked, and what a failure takes down."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+
+from media_pipeline.analyzers import _registry
+from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, ModelChoice, Options
+from media_pipeline.config import Settings, load_settings
+from media_pipeline.errors import DiskFull, ModelUnavailable, UsageError
+from media_pipeline.execution import pipeline as pipeline_module
+from media_pipeline.execution import stages as stages_module
+from media_pipeline.execution.outcome import Outcome
+from media_pipeline.execution.pipeline import Pipeline
+from media_pipeline.media.intake import Intake
+
+SCHEMA = pa.schema([("media_id", pa.string()), ("brightness", pa.float64())])
+
+
+class BrightnessOptions(Options):
+    scale: float = 1.0
+    reject_darker_than: float = 0.0
+
+
+def brightness(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+    rows = []
+    for medium in batch:
+        for frame in medium.frames:
+            value = float(frame.image().mean()) * options.scale
+            if value < options.reject_darker_than:
+                raise ValueError("too dark")
+            rows.append({"media_id": medium.media_id, "brightness": value})
+    return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+
+def spec(name: str = "brightness", **changes: object) -> AnalyzerSpec:
+    given = {
+        "name": name,
+        "version": "1",
+        "needs": ("frames",),
+        "schema": SCHEMA,
+        "options": BrightnessOptions,
+        "choose": lambda options, store: ModelChoice("mean", "embedded", "0" * 64),
+        "load": lambda choice, device, options: object(),
+        "run": brightness,
+        "description": "How bright the frames are.",
+        "batch_media": 4,
+    }
+    return AnalyzerSpec(**{**given, **changes})  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
+    """Put analyzers in the place of the real ones."""
+
+    def put(*specs: AnalyzerSpec) -> None:
+        found = _registry.ordered(specs)
+        monkeypatch.setattr(stages_module, "registry", lambda: found)
+        monkeypatch.setattr(pipeline_module, "registry", lambda: found)
+
+    yield put
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for level in (40, 120, 200):
+        Image.new("RGB", (64, 48), (level, level, 255 - level)).save(folder / f"grey {level}.png")
+    (folder / "text.png").write_text("no picture")
+    return folder
+
+
+def settings(tmp_path: Path, **changes: object) -> Settings:
+    return load_settings(home=tmp_path / "home", offline=True, min_free_bytes=0, workers=2, **changes)
+
+
+def opened(tmp_path: Path, pictures: Path, **changes: object) -> tuple[Pipeline, list[str]]:
+    pipeline = Pipeline.open(settings(tmp_path, **changes))
+    report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).take([pictures], wait=True)
+    return pipeline, [m.partition_key for m in sorted([*report.new, *report.known], key=lambda m: m.name)]
+
+
+def run_all(pipeline: Pipeline, keys: list[str], **how: bool) -> dict[str, dict[str, Outcome]]:
+    found = {
+        info.name: {
+            o.partition_key.partition("~")[0]: o for o in pipeline.run_stage(info.name, keys, run_id="r", **how)
+        }
+        for info in pipeline.stages()
+    }
+    pipeline.close()
+    return found
+
+
+def test_a_bad_file_fails_alone_and_blocks_only_itself(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    pipeline, keys = opened(tmp_path, pictures)
+    found = run_all(pipeline, keys)
+    assert {key: o.status for key, o in found["media"].items()} == {
+        "grey-40": "done",
+        "grey-120": "done",
+        "grey-200": "done",
+        "text": "failed",
+    }
+    assert found["brightness"]["text"].status == "blocked"
+    assert found["brightness"]["text"].reason == "media failed"
+    rows = pipeline.tables.read("brightness")
+    assert sorted(rows["brightness"].to_pylist()) == pytest.approx([98, 125, 152], abs=3)
+
+
+def test_what_is_current_is_not_computed_again(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    calls = []
+
+    def counted(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+        calls.append(len(batch))
+        return brightness(model, batch, options)
+
+    use(spec(run=counted))
+    pipeline, keys = opened(tmp_path, pictures)
+    ids = [m.media_id for m in pipeline.sources.all_media()]
+    assert set(pipeline.pending(ids)) == set(ids)
+    run_all(pipeline, keys)
+    assert sum(calls) == 3
+    again = run_all(pipeline, keys)
+    assert sum(calls) == 3
+    assert all(o.current for o in again["brightness"].values() if o.status == "done")
+    assert pipeline.pending(ids) == []  # the failed one is finished too, until somebody asks
+    assert len(pipeline.pending(ids, retry_failed=True)) == 1
+    run_all(pipeline, keys, force=True)
+    assert sum(calls) == 6
+
+
+def test_a_changed_option_makes_exactly_its_analyzer_stale(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    follower = spec("contrast", needs=("brightness",), run=lambda model, batch, options: SCHEMA.empty_table())
+    use(spec(), follower)
+    pipeline, keys = opened(tmp_path, pictures)
+    run_all(pipeline, keys)
+    changed, _ = opened(tmp_path, pictures, options={"brightness": {"scale": 0.5}})
+    found = run_all(changed, keys)
+    recomputed = {
+        name for name, outcomes in found.items() if any(o.status == "done" and not o.current for o in outcomes.values())
+    }
+    assert recomputed == {"brightness", "contrast"}  # what was made from it, too
+    assert max(changed.tables.read("brightness")["brightness"].to_pylist()) < 90
+    assert changed.tables.read("brightness").num_rows == 3  # replaced, not added
+
+
+def test_the_guilty_medium_of_a_batch_is_found(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    pipeline, keys = opened(tmp_path, pictures, options={"brightness": {"reject_darker_than": 115.0}})
+    found = run_all(pipeline, keys)["brightness"]
+    assert {key for key, o in found.items() if o.status == "failed"} == {"grey-40"}
+    assert "ValueError: too dark" in (found["grey-40"].reason or "")
+    assert {o.rows for key, o in found.items() if o.status == "done"} == {1}
+    reasons = {e.reason for e in pipeline.ledger.entries().values() if e.analyzer == "brightness" and e.reason}
+    assert len(reasons) == 1
+
+
+def test_rows_that_break_the_contract_are_refused(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    def other_columns(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+        return pa.table({"media_id": [m.media_id for m in batch], "light": [1.0 for _ in batch]})
+
+    use(spec(run=other_columns))
+    pipeline, keys = opened(tmp_path, pictures)
+    found = run_all(pipeline, keys)["brightness"]
+    assert "light" in (found["grey-40"].reason or "")
+    assert pipeline.tables.read("brightness").num_rows == 0
+
+
+def test_without_a_model_nothing_fails_and_old_results_stay(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    def nothing(options: object, store: object) -> ModelChoice:
+        raise ModelUnavailable("no weights", "media-pipeline models pull brightness")
+
+    use(spec(choose=nothing))
+    pipeline, keys = opened(tmp_path, pictures)
+    found = run_all(pipeline, keys)["brightness"]
+    assert {found[k].status for k in ("grey-40", "grey-120", "grey-200")} == {"unavailable"}
+    assert "models pull brightness" in (found["grey-40"].reason or "")
+    ids = [m.media_id for m in pipeline.sources.all_media()]
+    assert pipeline.pending(ids) == []
+    use(spec())
+    pipeline, keys = opened(tmp_path, pictures)
+    assert len(pipeline.pending(ids)) == 3  # the model came: exactly what was missing
+    run_all(pipeline, keys)
+    use(spec(choose=nothing))
+    pipeline, keys = opened(tmp_path, pictures)
+    assert {o.status for o in run_all(pipeline, keys)["brightness"].values()} == {"done", "blocked"}
+
+
+def test_media_without_input_are_done_without_a_model(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    def nothing(options: object, store: object) -> ModelChoice:
+        raise ModelUnavailable("no weights", "pull them")
+
+    use(spec("speech", needs=("audio",), choose=nothing))
+    pipeline, keys = opened(tmp_path, pictures)
+    found = run_all(pipeline, keys)["speech"]
+    assert {found[k].status for k in ("grey-40", "grey-120", "grey-200")} == {"done"}
+
+
+def test_frames_are_decoded_again_when_the_cache_let_them_go(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    pipeline, keys = opened(tmp_path, pictures, cache_max_bytes=0)
+    run_all(pipeline, keys)
+    pipeline.cache.evict()
+    changed, _ = opened(tmp_path, pictures, options={"brightness": {"scale": 2.0}})
+    assert {o.status for o in run_all(changed, keys)["brightness"].values()} == {"done", "blocked"}
+
+
+def test_a_full_disk_stops_the_run_and_nothing_is_recorded(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    _, keys = opened(tmp_path, pictures)
+    pipeline = Pipeline.open(load_settings(home=tmp_path / "home", offline=True, min_free_bytes=1 << 60))
+    with pytest.raises(DiskFull, match="make room"):
+        pipeline.run_stage("media", keys, run_id="r")
+    assert pipeline.ledger.entries() == {}
+
+
+def test_a_wrong_option_is_a_usage_error_that_names_the_setting(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    pipeline, keys = opened(tmp_path, pictures, options={"brightness": {"scael": 1}})
+    with pytest.raises(UsageError, match="MEDIA_PIPELINE_OPTIONS__BRIGHTNESS__SCAEL"):
+        pipeline.run_stage("media", keys, run_id="r")
