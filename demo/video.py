@@ -19,7 +19,7 @@ Shot = tuple[Picture, float]  # what is seen, and for how many seconds
 
 
 def write_video(path: Path, shots: Sequence[Shot], *, fps: int = 25, sound: Samples | None = None) -> None:
-    """Hard cuts between shots; within one a small square travels, so that no two frames are the same.
+    """Hard cuts between shots; within one a bar grows along the lower edge, so that no two frames are the same.
 
     Args:
         shots: pictures of one size, even in width and height (the encoder halves its colour planes).
@@ -46,9 +46,7 @@ def _pictures(shots: Sequence[Shot], fps: int) -> Iterator[Picture]:
     for picture, seconds in shots:
         count = round(seconds * fps)
         height, width = picture.shape[:2]
-        side = height // 24
         for number in range(count):
             moving = picture.copy()
-            left = (width - side) * number // max(count - 1, 1)
-            moving[height - 2 * side : height - side, left : left + side] = 128
+            moving[height - height // 90 :, : width * (number + 1) // count] = 128
             yield moving

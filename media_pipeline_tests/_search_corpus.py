@@ -41,6 +41,8 @@ GERMAN = {
     "passwort": "Ändern Sie sofort Ihr Kennwort, wenn jemand in Ihr Konto eingedrungen ist.",
 }
 PASSAGES = {**ENGLISH, **GERMAN}
+# What OCR makes of logos and textures. Near to every rare word, answer to none.
+NOISE = ("*** X1 COMO HOPPER", "FORE FLOOD", "EIFL FIR ED", "TEST", "TAKE 2", "Mr. Quilter is", "OUR BEST", "VELO 9")
 
 # Questions that share no telling word with the passage they ask for.
 ENGLISH_PARAPHRASES = {
@@ -108,6 +110,9 @@ UNANSWERABLE = [
     "kidney transplant surgery",
     "medieval castle architecture",
     "xkcd qwertz asdf",
+    "zeppelin",
+    "Tesseract",
+    "Preis",
     "Gemüsegarten im Winter anlegen",
     "Steuererklärung für Rentner",
     "Tiefseetauchen",

@@ -11,7 +11,7 @@ import av
 import numpy as np
 from PIL import Image, ImageDraw
 
-RATE = 44_100
+RATE = 48_000
 
 
 def scene(number: int, frame: int, width: int = 160, height: int = 120) -> np.ndarray:
@@ -59,6 +59,7 @@ def movie(
         if sound is not None:
             audio = container.add_stream(audio_codec, rate=rate)
             audio.layout = "mono"
+            audio.bit_rate = 96_000
         if video is not None:
             _write_frames(container, video, frames, times)
         if audio is not None and sound is not None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import resource
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -115,6 +116,16 @@ def test_the_limits_of_the_settings_hold(library: Library) -> None:
     assert isinstance(result.exception, QueryRejected)
     assert "more than 10 rows" in str(result.exception)
     assert result.stdout == ""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the kernel's limit on data is Linux'")
+@pytest.mark.parametrize("sql", ["SELECT unnest(range(100000000))", "SELECT repeat('x', 2000000000)"])
+def test_what_duckdb_does_not_count_is_limited_by_the_kernel(library: Library, sql: str) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    result = ask(library, sql, max_memory_bytes=128 * 1024**2)
+    assert isinstance(result.exception, QueryRejected)
+    assert "needs more than 128 MiB of memory" in str(result.exception)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
 
 
 def test_a_piped_table_is_whole(library: Library) -> None:

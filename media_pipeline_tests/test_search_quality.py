@@ -10,6 +10,7 @@ from media_pipeline_tests._search_corpus import (
     BY_WORD,
     ENGLISH_PARAPHRASES,
     GERMAN_PARAPHRASES,
+    NOISE,
     PASSAGES,
     UNANSWERABLE,
 )
@@ -21,7 +22,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> TextHome:
     home = text_home(tmp_path_factory.mktemp("home"))
     read = {name: [(1.5, text.split(", "))] for i, (name, text) in enumerate(PASSAGES.items()) if i % 2}
     heard = {name: [(2.5, 6.0, text)] for i, (name, text) in enumerate(PASSAGES.items()) if not i % 2}
-    home.add(read, heard)
+    home.add(read | {f"noise{n}": [(0.0, [text])] for n, text in enumerate(NOISE)}, heard)
     return home
 
 

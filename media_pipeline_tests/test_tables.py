@@ -8,7 +8,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -378,17 +377,19 @@ def child(code: str, *args: str | Path, **options: object) -> subprocess.Popen[s
     return subprocess.Popen(command, cwd=REPOSITORY, text=True, **options)  # type: ignore[call-overload]
 
 
-# Writes generation after generation of the same three media, and says so after each.
+# Writes generation after generation of the same three media and one new medium each, merges files all the time, and
+# says so after each.
 WRITER = """
 import sys
 from pathlib import Path
-from media_pipeline.storage.tables import Tables
+from media_pipeline.storage import tables as module
 from media_pipeline_tests.test_tables import SCHEMA, rows
+module.MERGE_COUNT = 3
 home, tag = Path(sys.argv[1]), sys.argv[2]
-tables = Tables(home / "tables", home / "locks")
+tables = module.Tables(home / "tables", home / "locks")
 tables.ensure("ocr", SCHEMA)
-media = ["a", "b", "c"]
 for generation in range(int(sys.argv[3])):
+    media = ["a", "b", "c", f"{tag}.{generation}"]
     tables.replace("ocr", rows(media, f"{tag}.{generation}", lines=50), media)
     print(generation, flush=True)
 """
@@ -398,19 +399,25 @@ for generation in range(int(sys.argv[3])):
 def test_killed_at_any_instant_the_table_is_before_or_after(tmp_path: Path) -> None:
     chance = random.Random(7)
     tables = Tables(tmp_path / "tables", tmp_path / "locks")
+    written = set()
     for attempt in range(8):
         writer = child(WRITER, tmp_path, attempt, 10_000, stdout=subprocess.PIPE)
         assert writer.stdout is not None
         assert writer.stdout.readline() == "0\n"
-        time.sleep(chance.uniform(0, 0.15))
+        time.sleep(chance.uniform(0, 0.3))
         writer.send_signal(signal.SIGKILL)
         acknowledged = [0, *map(int, writer.stdout.read().splitlines())][-1]
         writer.wait(10)
         found = texts(tables)
         # All three media are of one generation: the last that was acknowledged, or the one that was being written.
-        assert Counter(map(len, found.values())) == {50: 3}
-        (text,) = {line for lines in found.values() for line in lines}
-        assert text in {f"{attempt}.{acknowledged}", f"{attempt}.{acknowledged + 1}"}
+        (text,) = {line for media_id in "abc" for line in found[media_id]}
+        last = int(text.partition(".")[2])
+        assert text.startswith(f"{attempt}.")
+        assert last in (acknowledged, acknowledged + 1)
+        # Nothing that ever was acknowledged is lost or there twice.
+        written |= {f"{attempt}.{generation}" for generation in range(last + 1)}
+        assert found.keys() == {"a", "b", "c", *written}
+        assert set(map(len, found.values())) == {50}
         # The lock died with its holder.
         started = time.monotonic()
         tables.replace("ocr", rows(["d"]), ["d"])
@@ -426,9 +433,10 @@ def test_processes_that_write_the_same_media(tmp_path: Path) -> None:
     writers = [child(WRITER, tmp_path, tag, 25, stdout=subprocess.DEVNULL) for tag in "xyz"]
     assert [writer.wait(120) for writer in writers] == [0, 0, 0]
     found = texts(Tables(tmp_path / "tables", tmp_path / "locks"))
-    assert Counter(map(len, found.values())) == {50: 3}
-    assert len({line for lines in found.values() for line in lines}) == 1
-    assert next(iter(found.values()))[0].endswith(".24")
+    assert found.keys() == {"a", "b", "c", *(f"{tag}.{generation}" for tag in "xyz" for generation in range(25))}
+    assert set(map(len, found.values())) == {50}
+    (text,) = {line for media_id in "abc" for line in found[media_id]}
+    assert text.endswith(".24")
 
 
 FULL_DISK = """

@@ -112,6 +112,13 @@ def test_half_of_the_words_must_be_there(home: TextHome) -> None:
     assert find(home, "apple juice bottle") == []
 
 
+def test_a_part_of_a_word_is_half_an_answer(home: TextHome) -> None:
+    add(home, a="No one assigned, Assignee: nobody", b="Rechnungsnummer und Bremsflüssigkeit")
+    assert find(home, "sign") == ["No one assigned, Assignee: nobody"]
+    assert find(home, "sign street") == []
+    assert find(home, "Nummer Flüssigkeit") == ["Rechnungsnummer und Bremsflüssigkeit"]
+
+
 def test_phrases(home: TextHome) -> None:
     add(home, a="the annual meeting", b="a meeting, annual or not", c="annual\nmeeting", d="Grüße aus Köln")
     assert sorted(find(home, '"annual meeting"')) == ["annual\nmeeting", "the annual meeting"]

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +11,9 @@ import click
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
 
 from media_pipeline.cli.context import App
+from media_pipeline.cli.failures import print_failures
 from media_pipeline.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
     from media_pipeline.storage.sources import KnownMedium
 
 EXIT_SOME_FAILED = 3
-FAILURES_SHOWN = 50
 
 
 @click.command()
@@ -45,10 +43,10 @@ def analyze(
     pipeline = app.pipeline
     stages = _closure(analyzers)
     with _progress(console) as progress:
-        report = _take(pipeline, paths, progress)
+        report, files = _take(pipeline, paths, progress)
         media = list({m.media_id: m for m in [*report.new, *report.known]}.values())
         unavailable = _run(app, media, stages, progress, force=force, retry_failed=retry_failed)
-    return _summary(app, media, report, stages, unavailable, console, output)
+    return _summary(app, media, report, files, stages, unavailable, console, output)
 
 
 def _closure(analyzers: str | None) -> list[str]:
@@ -71,19 +69,21 @@ def _closure(analyzers: str | None) -> list[str]:
     return [name for name in needs if name in closed]
 
 
-def _take(pipeline: Pipeline, paths: Sequence[Path], progress: Progress) -> IntakeReport:
+def _take(pipeline: Pipeline, paths: Sequence[Path], progress: Progress) -> tuple[IntakeReport, int]:
+    """Take everything in; the report, and how many files it speaks of (several may hold one medium)."""
     from media_pipeline.media.intake import Intake
 
     task = progress.add_task("taking files in", total=None)
+    seen: set[Path] = set()
 
     def show(path: Path, what: str) -> None:
-        progress.update(task, advance=1, description=f"{what}: {escape(path.name[:40])}")
+        seen.add(path)
+        progress.update(task, completed=len(seen), description=f"{what}: {escape(path.name[:40])}")
 
     intake = Intake(pipeline.layout, pipeline.sources, pipeline.settings)
     report = intake.take(paths, wait=True, progress=show)
-    count = len(report.new) + len(report.known) + len(report.refused)
-    progress.update(task, completed=count, total=count, description="taken in")
-    return report
+    progress.update(task, completed=len(seen), total=len(seen), description="taken in")
+    return report, len(seen)
 
 
 def _run(
@@ -135,6 +135,7 @@ def _summary(
     app: App,
     media: Sequence[KnownMedium],
     report: IntakeReport,
+    files: int,
     stages: Sequence[str],
     unavailable: dict[str, str],
     console: Console,
@@ -145,7 +146,8 @@ def _summary(
     names = {m.media_id: m for m in media}
     refused = [(str(path), reason) for path, reason in report.refused]
     result: dict[str, Any] = {
-        "files": len(media) + len(refused),
+        "files": files,
+        "media": len(media),
         "new": len(report.new),
         "known": len(report.known),
         "done": len(media) - len(failed_files),
@@ -174,26 +176,17 @@ def _failures(pipeline: Pipeline, media: Sequence[KnownMedium], stages: Sequence
 
 def _print(console: Console, result: dict[str, Any]) -> None:
     for analyzer, reason in result["unavailable"].items():
-        console.print(f"[yellow]{analyzer} unavailable:[/] {escape(reason)}", highlight=False)
-    rows: Iterable[tuple[str, str, str]] = [
-        *((f["name"], f["analyzer"], f["reason"]) for f in result["failed"]),
-        *((r["path"], "intake", r["reason"]) for r in result["refused"]),
-    ]
-    rows = list(rows)
-    if rows:
-        table = Table("file", "stage", "reason", title="failed", title_justify="left")
-        for name, stage, reason in rows[:FAILURES_SHOWN]:
-            table.add_row(escape(name), stage, escape(reason))
-        console.print(table)
-        if len(rows) > FAILURES_SHOWN:
-            by_stage = Counter(stage for _, stage, _ in rows)
-            console.print(
-                f"… and {len(rows) - FAILURES_SHOWN} more ({dict(by_stage)}); `media-pipeline status` has all"
-            )
+        console.print(f"[yellow]{analyzer} unavailable:[/] {escape(reason)}", highlight=False, soft_wrap=True)
+    failures = [(f["name"], f["analyzer"], f["reason"]) for f in result["failed"]]
+    failures += [(r["path"], "intake", r["reason"]) for r in result["refused"]]
+    print_failures(console, failures)
+    same = result["files"] - result["media"] - len(result["refused"])
     console.print(
-        f"{result['files']} files: [green]{result['done']} done[/], {len(rows)} failed"
+        f"{result['files']} files{f', {same} of them with the same content as another' if same > 0 else ''}:"
+        f" [green]{result['done']} done[/], {len(failures)} failed"
         f" ({result['new']} new, {result['known']} known before)",
         highlight=False,
+        soft_wrap=True,
     )
 
 

@@ -136,13 +136,17 @@ def _machine(app: App) -> Iterator[Check]:
 
 def _analyzers(app: App) -> Iterator[Check]:
     """Each analyzer's model and tier as a run would choose them now."""
+    from media_pipeline.analyzers._models import ModelStore
     from media_pipeline.analyzers._registry import registry
     from media_pipeline.errors import ModelUnavailable
     from media_pipeline.execution.stages import options_for
 
+    settings = app.settings
+    # Looking must not download anything.
+    models = ModelStore(settings.models, offline=True, hub_url=settings.hub_url, tier=settings.tier)
     for spec in registry().values():
         try:
-            choice = spec.choose(options_for(spec, app.settings), app.models)
+            choice = spec.choose(options_for(spec, app.settings), models)
         except ModelUnavailable as error:
             yield Check(spec.name, "warning", f"unavailable: {error.cause}", error.remedy)
         else:
@@ -168,6 +172,8 @@ def _instance(app: App) -> Iterator[Check]:
 def _print(console: Console, checks: list[Check]) -> None:
     marks = {"ok": "[green]ok[/]     ", "warning": "[yellow]warning[/]", "error": "[red]error[/]  "}
     for check in checks:
-        console.print(f"{marks[check.level]} [bold]{check.name}[/]: {escape(check.found)}", highlight=False)
+        console.print(
+            f"{marks[check.level]} [bold]{check.name}[/]: {escape(check.found)}", highlight=False, soft_wrap=True
+        )
         if check.remedy:
-            console.print(f"        → {escape(check.remedy)}", highlight=False)
+            console.print(f"        → {escape(check.remedy)}", highlight=False, soft_wrap=True)

@@ -12,8 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from media_pipeline.cli.context import App
-
-FAILURES_SHOWN = 30
+from media_pipeline.cli.failures import print_failures
 
 
 @click.command()
@@ -26,7 +25,7 @@ def status(app: App, output: str, show_all: bool) -> None:
     if output == "json":
         click.echo(json.dumps(report, ensure_ascii=False, indent=2, default=str))
     else:
-        _print(Console(), report, None if show_all else FAILURES_SHOWN)
+        _print(Console(), report, show_all=show_all)
 
 
 def collect(app: App) -> dict[str, Any]:
@@ -67,7 +66,7 @@ def collect(app: App) -> dict[str, Any]:
     }
 
 
-def _print(console: Console, report: dict[str, Any], limit: int | None) -> None:
+def _print(console: Console, report: dict[str, Any], *, show_all: bool) -> None:
     console.print(
         f"[bold]{escape(report['home'])}[/]: {report['media']} media, {report['waiting']} waiting", highlight=False
     )
@@ -79,13 +78,7 @@ def _print(console: Console, report: dict[str, Any], limit: int | None) -> None:
         console.print(f"[yellow]{analyzer} unavailable:[/] {escape(reason or '')}", highlight=False)
     failures = [(f["name"], f["analyzer"], f["reason"] or "") for f in report["failures"]]
     failures += [(r["path"], "intake", r["reason"]) for r in report["refused"]]
-    if failures:
-        table = Table("file", "stage", "reason", title="failed", title_justify="left")
-        for row in failures[:limit]:
-            table.add_row(*map(escape, row))
-        console.print(table)
-        if limit is not None and len(failures) > limit:
-            console.print(f"… and {len(failures) - limit} more: `media-pipeline status --all`")
+    print_failures(console, failures, show_all=show_all)
     if report["stuck"]:
         console.print(
             f"[red]stuck:[/] the run died three times with {', '.join(map(escape, report['stuck'][:5]))};"

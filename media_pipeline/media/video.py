@@ -36,6 +36,9 @@ _MAX_ERRORS_IN_A_ROW = 1000
 # What is not the fault of the content: memory, disk, quota, output limit.
 _NOT_THE_MEDIUM = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
+# ffprobe's names of demuxers that answer to several.
+_CONTAINERS = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
+
 Beat = Callable[[], None]
 
 
@@ -363,7 +366,7 @@ class _Pass:
         return MediaFacts(
             kind=kind,
             mime=mime_of(self._sniffed, kind),
-            container=self._container.format.name,
+            container=_CONTAINERS.get(self._sniffed.format, self._sniffed.format),
             width=track.size[0] if video and track else None,
             height=track.size[1] if video and track else None,
             duration_s=round(decoded_s if cut_off else max(decoded_s, claimed_s or 0.0), 6),

@@ -2,8 +2,9 @@
 
 A cosine means nothing by itself. all-MiniLM-L6-v2 gives unrelated English texts 0.0 to 0.2 and unrelated German ones
 0.2 to 0.5, because to an English model they are first of all German; E5 gives everything 0.7 and more. So each query
-is first compared with the everyday sentences below, and a passage counts only where it is clearly nearer than those.
-The sentences are about many things, so that one that happens to fit the query does not matter.
+is first compared with the everyday texts below, and a passage counts only where it is clearly nearer than those.
+The sentences are about many things, so that one that happens to fit the query does not matter. Queries of one rare word
+are near to anything short, so there is a group of fragments too; with it, "Tesseract" no longer finds "COMO HOPPER".
 """
 
 from __future__ import annotations
@@ -110,15 +111,15 @@ class Encoder(Protocol):
 
 
 class Background:
-    """The everyday sentences, as one model sees them."""
+    """The everyday texts, as one model sees them."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self._groups = [encoder.encode(sentences) for sentences in (ENGLISH, GERMAN, FRAGMENTS)]
+        self._groups = [encoder.encode(texts) for texts in (ENGLISH, GERMAN, FRAGMENTS)]
 
     def floor(self, query: Vectors) -> float:
         """The cosine from which a passage answers the query (shape (dimension,), L2-normalised)."""
         floors = []
-        for sentences in self._groups:
-            cosines = sentences @ query
+        for vectors in self._groups:
+            cosines = vectors @ query
             floors.append(float(cosines.mean() + DEVIATIONS * cosines.std()))
         return max(LEAST_COSINE, *floors)

@@ -6,18 +6,23 @@ they run in a read-only transaction; and the connection can open no file but tho
 
 from __future__ import annotations
 
+import os
+import resource
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import duckdb
+import psutil
 import pyarrow as pa
 
-from media_pipeline.config import SqlLimits
+from media_pipeline.config import MIB, SqlLimits
 from media_pipeline.errors import QueryRejected
 from media_pipeline.storage.catalog import Catalog
 
 BATCH_ROWS = 2048  # DuckDB's own vector: what may lie in memory beyond the limits while they are checked
+
+THREAD_BYTES = 16 * MIB  # stack and first arena of one of DuckDB's or Arrow's threads
 
 _REMEDY_READING = "one SELECT, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN statement is accepted"
 
@@ -86,6 +91,28 @@ def _fetched(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement,
 
 
 @contextmanager
+def process_memory_limit(limits: SqlLimits) -> Iterator[None]:
+    """Holds the whole process to what it has plus what a query may use; for processes that do nothing but ask.
+
+    DuckDB counts its buffers, not the values it computes: `SELECT unnest(range(100000000))` takes 7 GB under a limit
+    of 200 MB. Beyond this limit its allocations fail, which it survives and reports like its own.
+    """
+    used = getattr(psutil.Process().memory_info(), "data", None)
+    if used is None:  # not Linux
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    limit = used + 2 * limits.max_memory_bytes + 512 * MIB + (os.cpu_count() or 1) * THREAD_BYTES
+    if hard != resource.RLIM_INFINITY:
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
+@contextmanager
 def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterator[None]:
     timer = threading.Timer(seconds, connection.interrupt)
     timer.daemon = True
@@ -101,7 +128,7 @@ def _explained(catalog: Catalog, limits: SqlLimits) -> Iterator[None]:
     """DuckDB's errors in our words. While rows are fetched they come through Arrow: an OSError with the same text."""
     try:
         yield
-    except (duckdb.Error, pa.ArrowException, OSError) as error:
+    except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
         text = _shortened(str(error))
         if isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
             raise QueryRejected(

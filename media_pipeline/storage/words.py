@@ -24,7 +24,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from media_pipeline.storage._folding import MIN_INSIDE_CHARS, MIN_PREFIX_CHARS, Term, Word, answer, parse_query, words
+from media_pipeline.storage._folding import (
+    INSIDE,
+    MIN_INSIDE_CHARS,
+    MIN_PREFIX_CHARS,
+    Term,
+    Word,
+    answer,
+    parse_query,
+    words,
+)
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.sqlite import Database, chunks, marks
 from media_pipeline.storage.tables import Tables
@@ -260,12 +269,15 @@ def _either(a: str, b: str) -> str:
 def _hit(
     terms: Sequence[Term], media_id: str, source: str, row_index: int, pts_s: float | None, text: str, places: str
 ) -> WordHit | None:
-    """The passage as a hit, if it has all quoted phrases and at least half of the query's words."""
+    """The passage as a hit, if it has all quoted phrases and at least half of the query's words.
+
+    A word that stands only inside another one is half a word: "sign" in "Assignee" answers no question of two words.
+    """
     here = words(text)
     answers = [(term, *answer(term, here)) for term in terms]
     if any(term.quoted and not grade for term, grade, _ in answers):
         return None
-    if 2 * sum(grade > 0 for _, grade, _ in answers) < len(terms):
+    if sum(2 if grade > INSIDE else 1 for _, grade, _ in answers if grade) < len(terms):
         return None
     spans = tuple(sorted({(word.start, word.end) for _, _, found in answers for word in found}))
     for offset, moment in json.loads(places):
