@@ -32,7 +32,9 @@ class Library:
         self.layout.create()
         self.tables = Tables(self.layout.tables, self.layout.locks)
         self.sources = pa.table({"path": ["inbox/a.jpg", "inbox/copy.jpg"], "media_id": ["a", "a"]})
-        self.catalog = Catalog(self.layout, self.tables, {v: VIEWS[v] for v in views}, {"sources": lambda: self.sources})
+        self.catalog = Catalog(
+            self.layout, self.tables, {v: VIEWS[v] for v in views}, {"sources": lambda: self.sources}
+        )
 
     def put(self, name: str, rows: list[dict[str, Any]]) -> None:
         schema = {**VIEWS, "duplicate_pairs": schemas.DUPLICATE_PAIRS}[name]

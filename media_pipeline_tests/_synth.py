@@ -59,7 +59,8 @@ def movie(
         if sound is not None:
             audio = container.add_stream(audio_codec, rate=rate)
             audio.layout = "mono"
-            audio.bit_rate = 96_000
+            if audio_codec.startswith("wma"):  # has no default
+                audio.bit_rate = 96_000
         if video is not None:
             _write_frames(container, video, frames, times)
         if audio is not None and sound is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ FAILED = [{"file": "broken.mp4", "reason": "cut off"}]
 
 @pytest.fixture
 def screen(monkeypatch: pytest.MonkeyPatch) -> Console:
-    console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115 - closed with the process
+    console = Console(record=True, width=100, file=io.StringIO())
     monkeypatch.setattr(run, "console", console)
     return console
 

@@ -248,7 +248,10 @@ def test_rows_are_limited_and_never_cut_silently(library: Library) -> None:
 @pytest.mark.parametrize(
     ("sql", "words"),
     [
-        ("SELECT * FROM medai", ['Did you mean "media"', "there are the views duplicate_pairs, frames, media, sources"]),
+        (
+            "SELECT * FROM medai",
+            ['Did you mean "media"', "there are the views duplicate_pairs, frames, media, sources"],
+        ),
         ("SELECT nmae FROM media", ['"nmae" not found', '"name"']),
         ("SELEC 1", ['syntax error at or near "SELEC"']),
         ("SELECT at FROM media", ["syntax error", 'need double quotes: "at"']),

@@ -198,6 +198,7 @@ def test_idle_children_that_were_killed_are_replaced(tmp_path: Path, picture: Pa
         list(decoder.decode([job(picture, "a")]))
         (child,) = decoding_children()
         child.kill()
+        time.sleep(0.2)
         (result,) = decoder.decode([job(picture, "b")])
         assert result.error is None
         nursery = child.parent() or psutil.Process(decoding_children()[0].ppid())

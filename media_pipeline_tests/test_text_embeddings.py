@@ -125,8 +125,7 @@ def test_the_models_own_prompts_win(tmp_path: Path) -> None:
 
 
 def test_a_ready_onnx_file_is_used(tmp_path: Path) -> None:
-    # No ONNX with token ids can be made here without the onnx package, so its two halves: the file is found and run,
-    # and the inputs it does not name are not given. An identity over the ids' embeddings needs just these.
+    # A graph that only looks its ids up names neither a mask nor token types, so they must not be given.
     folder = tiny_model(tmp_path / "tiny")
     (folder / "onnx").mkdir()
     (folder / "onnx" / "model_quantized.onnx").write_bytes(token_graph(folder))

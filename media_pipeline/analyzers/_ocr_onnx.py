@@ -70,7 +70,7 @@ class OnnxEngine:
 
         height, width = image.shape[:2]
         size = tuple(max(_STRIDE_PX, round(side / _STRIDE_PX) * _STRIDE_PX) for side in (width, height))
-        resized = image if size == (width, height) else cv2.resize(image, size)
+        resized: Any = image if size == (width, height) else cv2.resize(image, size)
         probability = _run(self._det, _normalised(resized[:, :, ::-1])[None])[0, 0]
         scale = np.array([width / size[0], height / size[1]], dtype=np.float32)
         return quads_of(probability) * scale
@@ -151,7 +151,7 @@ def quads_of(probability: Floats) -> Quads:
     return np.clip(quads, 0, limit)
 
 
-def _mean_inside(probability: Floats, corners: Floats) -> float:
+def _mean_inside(probability: Floats, corners: Any) -> float:
     import cv2
 
     height, width = probability.shape
@@ -162,7 +162,7 @@ def _mean_inside(probability: Floats, corners: Floats) -> float:
     return float(cv2.mean(probability[y1 : y2 + 1, x1 : x2 + 1], mask)[0])
 
 
-def _clockwise(corners: Floats) -> Floats:
+def _clockwise(corners: Any) -> Floats:
     """Top left, top right, bottom right, bottom left: of the two left corners and the two right ones, the upper."""
     by_x = corners[np.argsort(corners[:, 0], kind="stable")]
     left, right = (pair[np.argsort(pair[:, 1], kind="stable")] for pair in (by_x[:2], by_x[2:]))
@@ -175,14 +175,14 @@ def _normalised(bgr: Image) -> Floats:
 
 
 def _line_width(line: Image) -> int:
-    height, width = line.shape[:2]
+    height, width = (int(side) for side in line.shape[:2])
     return min(_MAX_LINE_WIDTH_PX, max(1, math.ceil(_LINE_HEIGHT_PX * width / height)))
 
 
 def _line_input(line: Image, width_px: int) -> Floats:
     import cv2
 
-    resized = cv2.resize(line, (min(_line_width(line), width_px), _LINE_HEIGHT_PX))
+    resized: Any = cv2.resize(line, (min(_line_width(line), width_px), _LINE_HEIGHT_PX))
     padded = np.zeros((3, _LINE_HEIGHT_PX, width_px), dtype=np.float32)
     padded[:, :, : resized.shape[1]] = _normalised(resized[:, :, ::-1])
     return padded

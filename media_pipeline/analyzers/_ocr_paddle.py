@@ -136,7 +136,7 @@ def _named(folder: Path, part: str) -> dict[str, str]:
 def _import_without_hub_check() -> Any:
     """paddleocr, told not to ask its hubs whether they are there: the weights are local."""
     import paddleocr
-    from paddlex.inference.utils import official_models
+    from paddlex.inference.utils import official_models  # type: ignore[import-untyped]
 
     # What PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK sets; the environment is the user's.
     official_models.DISABLE_MODEL_SOURCE_CHECK = True

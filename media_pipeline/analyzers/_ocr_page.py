@@ -18,6 +18,7 @@ _SMALLER = 0.1  # quantile of the line heights that stands for "the smaller line
 _SMALL_LINE_PX = 20.0
 _WANTED_LINE_PX = 24.0
 _MAX_ENLARGEMENT = 2.0  # beyond it the detector finds nothing more
+_NEW_SHARE = 0.2  # a box of the first look is new to the second where less of its area is covered
 _SAMPLE_LINES = 4
 _TURNED_SHARE = 0.6
 _SURE = 0.75
@@ -50,9 +51,8 @@ def read_page(engine: Engine, image: Image, *, min_score: float, max_side_px: in
     lines = [_line(quad, reading) for quad, reading in zip(quads, readings, strict=True)]
     kept = [line for line in lines if line.text and line.score >= min_score]
     height, width = upright.shape[:2]
-    return Page(
-        tuple(_turned_back(line, turns, width, height) for line in in_reading_order(kept)), turned_deg=90 * turns
-    )
+    ordered = in_reading_order(kept)
+    return Page(tuple(_turned_back(line, turns, width, height) for line in ordered), turned_deg=90 * turns)
 
 
 def _detect(engine: Engine, image: Image, scale: float) -> Quads:
@@ -63,22 +63,24 @@ def _detect(engine: Engine, image: Image, scale: float) -> Quads:
         return engine.detect(image)
     height, width = image.shape[:2]
     size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    copy = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
+    copy: Any = cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_CUBIC)
     return engine.detect(copy) * np.array([width / size[0], height / size[1]], dtype=np.float32)
 
 
 def _first_scale(image: Image, max_side_px: int) -> float:
-    longest = max(image.shape[:2])
+    longest = float(max(image.shape[:2]))
     return min(1.0, max(FIRST_SIDE_PX / longest, 1 / _MAX_REDUCTION), max_side_px / longest)
 
 
 def _united(quads: Quads, others: Quads) -> Quads:
-    """All of ``quads`` and those of ``others`` whose middle none of them covers: a closer look may lose large words."""
+    """All of ``quads``, and those of ``others`` that lie where they leave room: a closer look may lose large words."""
     if not len(quads):
         return others
-    middle = others.mean(axis=1)[:, None]
-    covered = ((quads.min(axis=1) <= middle) & (middle <= quads.max(axis=1))).all(axis=2).any(axis=1)
-    return np.concatenate([quads, others[~covered]])
+    low = np.maximum(others.min(axis=1)[:, None], quads.min(axis=1)[None])
+    high = np.minimum(others.max(axis=1)[:, None], quads.max(axis=1)[None])
+    shared = np.prod(np.clip(high - low, 0, None), axis=2).sum(axis=1)
+    area = np.prod(np.ptp(others, axis=1), axis=1)
+    return np.concatenate([quads, others[shared < _NEW_SHARE * area]])
 
 
 def _better_scale(image: Image, quads: Quads, scale: float, max_side_px: int) -> float:
@@ -87,7 +89,7 @@ def _better_scale(image: Image, quads: Quads, scale: float, max_side_px: int) ->
     if seen_px >= _SMALL_LINE_PX:
         return scale
     wanted = scale * _WANTED_LINE_PX / max(seen_px, 1.0)
-    return max(scale, min(wanted, _MAX_ENLARGEMENT, max_side_px / max(image.shape[:2])))
+    return max(scale, min(wanted, _MAX_ENLARGEMENT, max_side_px / float(max(image.shape[:2]))))
 
 
 def quarter_turns(engine: Engine, image: Image, quads: Quads) -> int:
@@ -100,11 +102,8 @@ def quarter_turns(engine: Engine, image: Image, quads: Quads) -> int:
     pictures = [line_picture(image, quads[i]) for i in sample]  # tall ones come turned by one quarter
     if not sideways and float(np.mean(engine.upside_down(pictures))) < 0.5:
         return 0
-    as_is, flipped = (
-        engine.recognise(pictures),
-        engine.recognise([np.ascontiguousarray(p[::-1, ::-1]) for p in pictures]),
-    )
-    up, down = _confidence(as_is), _confidence(flipped)
+    up = _confidence(engine.recognise(pictures))
+    down = _confidence(engine.recognise([np.ascontiguousarray(p[::-1, ::-1]) for p in pictures]))
     if max(up, down) < _SURE:
         return 0
     return (1 if sideways else 0) + (2 if down > up else 0)
@@ -139,10 +138,12 @@ def _line(quad: Quads, reading: Reading) -> Line:
 
 def _turned_back(line: Line, turns: int, width: int, height: int) -> Line:
     """From the upright page (of that size) to the picture it was turned from; the first corner stays the first."""
-    back = {
-        0: lambda x, y: (x, y),
-        1: lambda x, y: (height - y, x),
-        2: lambda x, y: (width - x, height - y),
-        3: lambda x, y: (y, width - x),
-    }[turns]
-    return Line(line.text, line.score, tuple(back(x, y) for x, y in line.corners))
+    corners = tuple(_corner_back(x, y, turns, width, height) for x, y in line.corners)
+    return Line(line.text, line.score, corners)
+
+
+def _corner_back(x: float, y: float, turns: int, width: int, height: int) -> tuple[float, float]:
+    for _ in range(turns):  # each undoes one counter-clockwise quarter: what was right comes from the bottom
+        x, y = height - y, x
+        width, height = height, width
+    return x, y

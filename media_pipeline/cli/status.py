@@ -14,6 +14,8 @@ from rich.table import Table
 from media_pipeline.cli.context import App
 from media_pipeline.cli.failures import print_failures
 
+_EMPTY = {"done": 0, "failed": 0, "unavailable": 0}
+
 
 @click.command()
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -33,32 +35,24 @@ def collect(app: App) -> dict[str, Any]:
     from media_pipeline.execution.stages import stage_infos
 
     pipeline = app.pipeline
-    media = list(pipeline.sources.all_media())
-    entries = pipeline.ledger.entries()
-    by_id = {m.media_id: m for m in media}
-    stages: dict[str, dict[str, int]] = {
-        info.name: {"done": 0, "failed": 0, "unavailable": 0} for info in stage_infos()
-    }
-    failures, unavailable = [], {}
-    for (media_id, analyzer), entry in entries.items():
-        if media_id not in by_id or analyzer not in stages:
-            continue
-        stages[analyzer][entry.status] += 1
-        if entry.status == "failed":
-            failures.append(
-                {"name": by_id[media_id].name, "media_id": media_id, "analyzer": analyzer, "reason": entry.reason}
-            )
-        elif entry.status == "unavailable":
-            unavailable[analyzer] = entry.reason
-    begun = {media_id for media_id, _ in entries}
+    counts = pipeline.ledger.counts()
+    stages = {info.name: _EMPTY | counts.get(info.name, {}) for info in stage_infos()}
+    standing = [entry for entry in pipeline.ledger.failures() if entry.analyzer in stages]
+    failed = [entry for entry in standing if entry.status == "failed"]
+    known = pipeline.sources.by_id({entry.media_id for entry in failed})
+    failures = [
+        {"name": known[e.media_id].name, "media_id": e.media_id, "analyzer": e.analyzer, "reason": e.reason}
+        for e in failed
+        if e.media_id in known
+    ]
+    media = pipeline.sources.count()
     usage = shutil.disk_usage(pipeline.layout.home)
     return {
         "home": str(pipeline.layout.home),
-        "media": len(media),
-        "waiting": sum(1 for m in media if m.media_id not in begun),
-        "stuck": [m.name for m in media if m.attempts >= 3],
+        "media": media,
+        "waiting": media - sum(stages["media"].values()),
         "stages": stages,
-        "unavailable": unavailable,
+        "unavailable": {e.analyzer: e.reason for e in standing if e.status == "unavailable"},
         "failures": sorted(failures, key=lambda f: (f["analyzer"], f["name"])),
         "refused": [{"path": str(path), "reason": reason} for path, reason in pipeline.sources.refused()],
         "disk_free_bytes": usage.free,
@@ -79,12 +73,6 @@ def _print(console: Console, report: dict[str, Any], *, show_all: bool) -> None:
     failures = [(f["name"], f["analyzer"], f["reason"] or "") for f in report["failures"]]
     failures += [(r["path"], "intake", r["reason"]) for r in report["refused"]]
     print_failures(console, failures, show_all=show_all)
-    if report["stuck"]:
-        console.print(
-            f"[red]stuck:[/] the run died three times with {', '.join(map(escape, report['stuck'][:5]))};"
-            " analyse them by hand: `media-pipeline analyze PATH --debug`",
-            highlight=False,
-        )
     console.print(
         f"disk: {report['disk_free_bytes'] / 1e9:.1f} GB free; cache {report['cache_bytes'] / 1e6:.0f} MB",
         highlight=False,

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import TracebackType
 
 from media_pipeline.config import DecodeLimits, Sampling
-from media_pipeline.errors import CorruptMedia, DiskFull, LimitExceeded, MediaPipelineError, WorkerLost
+from media_pipeline.errors import CorruptMedia, DiskFull, LimitExceeded, MediaPipelineError, UnsupportedMedia, WorkerLost
 from media_pipeline.media.cache import Cache
 from media_pipeline.media.sandbox import Child, Exit, Message, Sandbox, error_of
 from media_pipeline.media.types import MediaFacts, facts_from_json
@@ -203,7 +203,8 @@ class Decoder:
                 error = _typed(problem)
         if error is not None:
             self._cache.abandon(task.folder)
-        self._release(task.child, tired=isinstance(error, LimitExceeded))
+        # Whoever failed may still hold the room and the files it took; refusing at the first bytes takes none.
+        self._release(task.child, tired=error is not None and not isinstance(error, UnsupportedMedia))
         return Decoded(task.job.media_id, None if error else facts, error, seconds, cpu_s)
 
     def _lost(self, task: _Task, error: MediaPipelineError | None) -> Decoded:

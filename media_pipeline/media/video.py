@@ -352,7 +352,8 @@ class _Pass:
     def _facts(self, kind: Any, phash: str | None) -> MediaFacts:
         track, sound = self._track, self._sound
         video = kind == "video" and track is not None
-        decoded_s = max(track.end_s if video and track else 0.0, sound.duration_s)
+        shown_s = track.end_s if video and track else 0.0
+        decoded_s = max(shown_s, sound.duration_s)
         claimed_s = probe.header_duration_s(self._container)
         expected_s = probe.stream_duration_s(self._container, [s for s in (self._video, self._audio) if s is not None])
         cut_off = expected_s is not None and decoded_s < expected_s - max(1.0, 0.05 * expected_s)
@@ -369,7 +370,7 @@ class _Pass:
             container=_CONTAINERS.get(self._sniffed.format, self._sniffed.format),
             width=track.size[0] if video and track else None,
             height=track.size[1] if video and track else None,
-            duration_s=round(decoded_s if cut_off else max(decoded_s, claimed_s or 0.0), 6),
+            duration_s=round(decoded_s if cut_off or claimed_s is None else max(claimed_s, shown_s), 6),
             fps=track.fps if video and track else None,
             rotation=track.display.clockwise if video and track and track.display else 0,
             has_audio=context is not None,

@@ -1,0 +1,163 @@
+"""The watch folder on a real home: files in, run requests out, and never twice the same."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import dagster as dg
+import pytest
+from dagster._core.storage.tags import ASSET_PARTITION_RANGE_END_TAG, ASSET_PARTITION_RANGE_START_TAG, RUN_KEY_TAG
+
+from media_pipeline.assets.jobs import analyze_job
+from media_pipeline.config import load_settings
+from media_pipeline.definitions import defs
+from media_pipeline.engine.instance import PROCESS_TAG, open_instance
+from media_pipeline.engine.tags import FORCE_TAG
+from media_pipeline.execution.pipeline import Pipeline
+from media_pipeline_tests._stages import STAGES
+from resources.pipeline import PipelineResource
+from sensors.watch_folders import MAX_ATTEMPTS, MAX_WAITING_RUNS, watch_folders
+
+
+class World:
+    """A home, its instance and the sensor, without a daemon."""
+
+    def __init__(self, home: Path) -> None:
+        self.inbox = home / "inbox"
+        settings = load_settings(home=home)
+        self.pipeline = Pipeline.open(settings)
+        self.instance = open_instance(settings)
+        self.sensor = watch_folders(analyze_job(STAGES))
+        self._context = dg.build_sensor_context(
+            instance=self.instance, resources={"pipeline": PipelineResource()}, definitions=defs
+        )
+
+    def drop(self, *names: str) -> None:
+        for name in names:
+            (self.inbox / name).write_bytes(name.encode())
+
+    def tick(self) -> list[dg.RunRequest]:
+        """What it asks for; a skip is an empty list, its reason in `said`."""
+        result = self.sensor(self._context)
+        self.said = result.skip_message if isinstance(result, dg.SkipReason) else ""
+        return [] if isinstance(result, dg.SkipReason) else list(result.run_requests)
+
+    def submit(self, request: dg.RunRequest, status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED) -> dg.DagsterRun:
+        """What the daemon does with a request."""
+        tags = {**request.tags, RUN_KEY_TAG: request.run_key}
+        return self.instance.create_run_for_job(nothing, status=status, tags=tags)
+
+    def keys(self, request: dg.RunRequest) -> list[str]:
+        existing = self.instance.get_dynamic_partitions("media")
+        first, last = (
+            existing.index(request.tags[tag]) for tag in (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+        )
+        return list(existing[first : last + 1])
+
+
+@dg.job
+def nothing() -> None: ...
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.setenv("MEDIA_PIPELINE_HOME", str(tmp_path))
+    monkeypatch.setenv("MEDIA_PIPELINE_SETTLE_S", "0")
+    monkeypatch.setenv("MEDIA_PIPELINE_BATCH__MAX_MEDIA", "3")
+    monkeypatch.setenv("MEDIA_PIPELINE_MIN_FREE_BYTES", "0")
+    made = World(tmp_path)
+    yield made
+    made.pipeline.close()
+    made.instance.dispose()
+
+
+def test_new_files_become_partitions_and_one_run_per_batch(world: World) -> None:
+    assert world.tick() == []
+    assert world.said == "nothing new"
+    world.drop("a b.txt", "ü.txt", "c.txt", "d.txt")
+    first, second = world.tick()
+    assert [len(world.keys(request)) for request in (first, second)] == [3, 1]
+    assert {key.rpartition("~")[0] for key in world.keys(first) + world.keys(second)} == {"a-b", "u", "c", "d"}
+    assert first.tags[FORCE_TAG] == "false"
+
+
+def test_what_a_run_has_in_hand_is_not_asked_for_again(world: World) -> None:
+    world.drop("a.txt", "b.txt")
+    [request] = world.tick()
+    world.submit(request)
+    assert world.tick() == []
+    world.drop("c.txt", "again-a.txt")
+    (world.inbox / "again-a.txt").write_bytes(b"a.txt")  # the same content under another name is the same medium
+    [news] = world.tick()
+    assert len(world.keys(news)) == 1
+
+
+def test_what_ran_is_over_even_where_it_failed(world: World) -> None:
+    world.drop("a.txt")
+    [request] = world.tick()
+    run = world.submit(request, dg.DagsterRunStatus.STARTED)
+    world.pipeline.begin(world.keys(request))
+    world.pipeline.end(world.keys(request))
+    world.instance.report_run_failed(run)
+    assert world.tick() == []
+
+
+def test_a_request_that_was_lost_is_made_again_with_the_same_key(world: World) -> None:
+    world.drop("a.txt")
+    [request] = world.tick()
+    [again] = world.tick()  # the daemon died before it made the run
+    assert again.run_key == request.run_key, "Dagster starts one run per key, however often it is asked"
+
+
+def test_a_run_that_could_not_start_is_tried_again_and_not_for_ever(world: World) -> None:
+    world.drop("a.txt")
+    keys = set()
+    for _ in range(MAX_ATTEMPTS):
+        [request] = world.tick()
+        keys.add(request.run_key)
+        world.instance.report_run_failed(world.submit(request, dg.DagsterRunStatus.STARTING))
+    assert len(keys) == MAX_ATTEMPTS, "a key that Dagster has seen would start nothing"
+    assert world.tick() == []
+
+
+def test_media_whose_run_was_killed_are_asked_for_again_and_not_for_ever(world: World) -> None:
+    world.drop("a.txt", "b.txt")
+    dead = {PROCESS_TAG: "another-boot:1:1"}
+    for _ in range(MAX_ATTEMPTS):
+        [request] = world.tick()
+        assert len(world.keys(request)) == 2
+        run = world.submit(request, dg.DagsterRunStatus.STARTED)
+        world.pipeline.begin(world.keys(request))
+        world.instance.add_run_tags(run.run_id, dead)
+    assert world.tick() == []
+    statuses = {run.status for run in world.instance.get_runs()}
+    assert statuses == {dg.DagsterRunStatus.FAILURE}
+
+
+def test_it_waits_while_runs_wait(world: World) -> None:
+    world.drop(*(f"{n}.txt" for n in range(20)))
+    requests = world.tick()
+    assert len(requests) == MAX_WAITING_RUNS
+    for request in requests:
+        run = world.submit(request)
+    assert world.tick() == []
+    assert f"{MAX_WAITING_RUNS} runs are waiting" in world.said
+    world.instance.report_run_canceled(run)
+    world.pipeline.begin(world.keys(requests[-1]))
+    world.pipeline.end(world.keys(requests[-1]))
+    [one_more] = world.tick()
+    asked = [key for request in [*requests, one_more] for key in world.keys(request)]
+    assert len(asked) == len(set(asked)) == 12
+
+
+def test_a_full_disk_stops_the_intake_with_cause_and_remedy(world: World, monkeypatch) -> None:
+    monkeypatch.setenv("MEDIA_PIPELINE_MIN_FREE_BYTES", str(10**9))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(total=2, used=1, free=5 * 10**8))
+    world.drop("a.txt")
+    assert world.tick() == []
+    assert "only 0.5 GB are free" in world.said
+    assert "make room" in world.said
+    assert world.pipeline.sources.count() == 0
