@@ -68,7 +68,9 @@ def movie(
     return path
 
 
-def _write_frames(container: Any, stream: Any, frames: Sequence[np.ndarray], times: Callable[[int], float] | None) -> None:
+def _write_frames(
+    container: Any, stream: Any, frames: Sequence[np.ndarray], times: Callable[[int], float] | None
+) -> None:
     for i, pixels in enumerate(frames):
         frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
         frame.time_base = stream.codec_context.time_base

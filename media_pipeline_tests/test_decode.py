@@ -108,9 +108,7 @@ MOVIES = {
 def test_videos_of_every_format_are_read(bench: Bench, tmp_path: Path, suffix: str) -> None:
     video, audio, video_name, audio_name, mime = MOVIES[suffix]
     frames = [_synth.scene(1, i) for i in range(25)]
-    path = _synth.movie(
-        tmp_path / f"v.{suffix}", frames, sound=_synth.tone(1.0), video_codec=video, audio_codec=audio
-    )
+    path = _synth.movie(tmp_path / f"v.{suffix}", frames, sound=_synth.tone(1.0), video_codec=video, audio_codec=audio)
     entry = bench.entry(path.rename(tmp_path / "named.jpg"))
     facts = entry.facts
 
@@ -143,9 +141,7 @@ def test_videos_of_every_format_are_read(bench: Bench, tmp_path: Path, suffix: s
         ("aiff", "pcm_s16be", "audio/aiff"),
     ],
 )
-def test_recordings_of_every_format_are_read(
-    bench: Bench, tmp_path: Path, suffix: str, codec: str, mime: str
-) -> None:
+def test_recordings_of_every_format_are_read(bench: Bench, tmp_path: Path, suffix: str, codec: str, mime: str) -> None:
     rate = 48_000
     sound = _synth.tone(2.0, rate=rate)
     path = _synth.movie(
@@ -176,9 +172,7 @@ def test_recordings_of_every_format_are_read(
         (bytes(range(1, 256)) * 8, "no known"),
     ],
 )
-def test_what_is_no_medium_is_refused_with_what_it_is(
-    bench: Bench, tmp_path: Path, content: bytes, says: str
-) -> None:
+def test_what_is_no_medium_is_refused_with_what_it_is(bench: Bench, tmp_path: Path, content: bytes, says: str) -> None:
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
     error = bench.error(path)

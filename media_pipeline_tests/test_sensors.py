@@ -80,7 +80,7 @@ def test_new_files_become_partitions_and_one_run_per_batch(world: World) -> None
     world.drop("a b.txt", "ü.txt", "c.txt", "d.txt")
     first, second = world.tick()
     assert [len(world.keys(request)) for request in (first, second)] == [3, 1]
-    assert {key.rpartition("~")[0] for key in world.keys(first) + world.keys(second)} == {"a-b", "u", "c", "d"}
+    assert {key.rpartition("~")[0] for key in world.keys(first) + world.keys(second)} == {"a-b", "ue", "c", "d"}
     assert first.tags[FORCE_TAG] == "false"
 
 

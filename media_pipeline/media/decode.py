@@ -22,7 +22,14 @@ from pathlib import Path
 from types import TracebackType
 
 from media_pipeline.config import DecodeLimits, Sampling
-from media_pipeline.errors import CorruptMedia, DiskFull, LimitExceeded, MediaPipelineError, UnsupportedMedia, WorkerLost
+from media_pipeline.errors import (
+    CorruptMedia,
+    DiskFull,
+    LimitExceeded,
+    MediaPipelineError,
+    UnsupportedMedia,
+    WorkerLost,
+)
 from media_pipeline.media.cache import Cache
 from media_pipeline.media.sandbox import Child, Exit, Message, Sandbox, error_of
 from media_pipeline.media.types import MediaFacts, facts_from_json

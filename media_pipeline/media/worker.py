@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 import warnings
 from collections.abc import Callable
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from media_pipeline.media.types import MediaFacts, facts_to_json
 
 def make_handler(config: dict[str, Any]) -> Callable[[dict[str, Any], Callable[[], None]], dict[str, Any]]:
     """Loads the decoders, once for all children, and returns the handler of jobs."""
+    sys.meta_path.insert(0, _NoPandas())
     import av
     import cv2
     import pillow_heif
@@ -31,12 +34,19 @@ def make_handler(config: dict[str, Any]) -> Callable[[dict[str, Any], Callable[[
     limits, sampling = DecodeLimits(**config["limits"]), Sampling(**config["sampling"])
 
     def handle(job: dict[str, Any], beat: Callable[[], None]) -> dict[str, Any]:
-        facts = decode(
-            Path(os.fsdecode(bytes.fromhex(job["path"]))), Path(job["folder"]), sampling, limits, job["threads"], beat
-        )
+        path = Path(os.fsdecode(bytes.fromhex(job["path"])))
+        facts = decode(path, Path(job["folder"]), sampling, limits, job["threads"], beat)
         return facts_to_json(facts)
 
     return handle
+
+
+class _NoPandas(MetaPathFinder):
+    """pyarrow would import pandas, one CPU second in every child, only to see that a list is no Series."""
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(f"{fullname} is not wanted here", name=fullname)
 
 
 def decode(

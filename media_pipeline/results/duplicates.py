@@ -19,13 +19,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from media_pipeline.storage import schemas
+from media_pipeline.storage.hashes import within
 from media_pipeline.storage.tables import Tables
 
 TABLE = "duplicate_pairs"
 MIN_SHARE = 0.7
 MIN_DISTINCT = 2
-# Hashes compared at once: what stays in the processor's cache, three times as fast as whole columns.
-_BLOCK = 16_384
 
 # The oldest of a medium's near-duplicates that is older than itself; media without one are left out.
 DUPLICATE_OF_SQL = """
@@ -139,16 +138,11 @@ def _pairs(frames: _Frames, given: set[str], max_distance: int) -> Iterator[dict
 
 def _candidates(frames: _Frames, wanted: npt.NDArray[np.bool_], max_distance: int) -> list[tuple[int, int]]:
     """Codes (lower first) of media that share at least one frame, one of them wanted."""
-    queries, code_of_query = frames.hashes[wanted[frames.medium]], frames.medium[wanted[frames.medium]]
-    found: set[tuple[int, int]] = set()
-    for start in range(0, len(frames.hashes), _BLOCK):
-        block = frames.hashes[start : start + _BLOCK]
-        for query, code in zip(queries, code_of_query, strict=True):
-            hits = np.flatnonzero(np.bitwise_count(block ^ query) <= max_distance)
-            if hits.size:
-                others = set(frames.medium[start + hits].tolist()) - {int(code)}
-                found |= {(min(int(code), other), max(int(code), other)) for other in others}
-    return sorted(found)
+    asked = wanted[frames.medium]
+    query, hit = within(frames.hashes[asked], frames.hashes, max_distance)
+    codes = np.sort(np.stack([frames.medium[asked][query], frames.medium[hit]], axis=1), axis=1)
+    codes = np.unique(codes[codes[:, 0] != codes[:, 1]], axis=0)
+    return [(int(left), int(right)) for left, right in codes]
 
 
 def _match(left: Hashes, right: Hashes, max_distance: int) -> tuple[float, float] | None:
