@@ -38,14 +38,14 @@ def movie(
     video_codec: str = "libx264",
     audio_codec: str = "aac",
     times: Callable[[int], float] | None = None,
-    format: str | None = None,
+    muxer: str | None = None,
     pix_fmt: str = "yuv420p",
     metadata: dict[str, str] | None = None,
     rotation: float = 0.0,
     rate: int = RATE,
 ) -> Path:
-    """Encodes frames and sound into a container named by the suffix or ``format``."""
-    with av.open(str(path), "w", format=format) as container:
+    """Encodes frames and sound into a container named by the suffix or ``muxer``."""
+    with av.open(str(path), "w", format=muxer) as container:
         container.metadata.update(metadata or {})
         video = audio = None
         if len(frames):

@@ -18,7 +18,7 @@ from PIL import Image
 from media_pipeline.config import DecodeLimits, Sampling
 from media_pipeline.errors import CorruptMedia, LimitExceeded, UnsafePath, UnsupportedMedia, WorkerLost
 from media_pipeline.media.cache import Cache, CacheEntry
-from media_pipeline.media.decode import Decoded, Decoder, DecodeJob, decode_fingerprint
+from media_pipeline.media.decode import Decoded, DecodeJob, Decoder, decode_fingerprint
 from media_pipeline.storage.schemas import FRAMES
 from media_pipeline_tests import _synth
 
@@ -145,7 +145,7 @@ def test_recordings_of_every_format_are_read(bench: Bench, tmp_path: Path, suffi
     rate = 48_000
     sound = _synth.tone(2.0, rate=rate)
     path = _synth.movie(
-        tmp_path / f"a.{suffix}", sound=sound, audio_codec=codec, rate=rate, format={"m4a": "ipod"}.get(suffix)
+        tmp_path / f"a.{suffix}", sound=sound, audio_codec=codec, rate=rate, muxer={"m4a": "ipod"}.get(suffix)
     )
     entry = bench.entry(path.rename(tmp_path / "x"))
     facts = entry.facts

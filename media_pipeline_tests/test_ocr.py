@@ -71,13 +71,13 @@ def test_german_slide_with_umlauts(model: Any) -> None:
 
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_turned_page_reads_upright_and_boxes_fit_the_picture_as_displayed(model: Any, quarters: int) -> None:
-    page = slide(["The quick brown fox", "jumps over the lazy dog"], width=900, height=500)
+    page = slide(["The quick brown fox", "jumps over the lazy dog"], width=640, height=260)
     upright = read(model, PictureFrame(page))
     turned = read(model, PictureFrame(np.ascontiguousarray(np.rot90(page, quarters))))
 
     assert texts(turned) == texts(upright) == ["The quick brown fox", "jumps over the lazy dog"]
     for one, other in zip(upright.to_pylist(), turned.to_pylist(), strict=True):
-        expected = _turned_box(one, quarters, width=900, height=500)
+        expected = _turned_box(one, quarters, width=640, height=260)
         assert [other[c] for c in ("x1", "y1", "x2", "y2")] == pytest.approx(expected, abs=6)
         # numpy turns counter-clockwise.
         assert (other["angle_deg"] - one["angle_deg"] + 90 * quarters + 180) % 360 - 180 == pytest.approx(0, abs=2)
@@ -90,6 +90,19 @@ def _turned_box(row: dict[str, float], quarters: int, width: int, height: int) -
         box = [y1, width - x2, y2, width - x1]
         width, height = height, width
     return box
+
+
+@pytest.mark.parametrize(("quarters", "angle_deg"), [(1, -90), (3, 90)])
+def test_vertical_label_beside_level_lines(model: Any, quarters: int, angle_deg: int) -> None:
+    page = slide(["Revenue by year", "Growth in per cent"], width=640, height=440)
+    label = write(blank(320, 60), ["Axis label"], 10, 45)
+    page[100:420, 15:75] = np.rot90(label, quarters)
+
+    found = {row["text"]: row["angle_deg"] for row in read(model, PictureFrame(page)).to_pylist()}
+
+    assert found.keys() == {"Revenue by year", "Growth in per cent", "Axis label"}
+    assert found["Axis label"] == pytest.approx(angle_deg, abs=3)
+    assert found["Revenue by year"] == pytest.approx(0, abs=3)
 
 
 def test_two_columns_are_read_one_after_the_other(model: Any) -> None:
@@ -105,22 +118,22 @@ def test_two_columns_are_read_one_after_the_other(model: Any) -> None:
 
 def test_small_text_in_a_large_picture_is_looked_for_closer(counting: CountingEngine) -> None:
     lines = ["Fußnote: Preise zuzüglich Versand", "Second line of small print"]
-    rows = read(counting, PictureFrame(slide(lines, px=20, width=2560, height=1440)))
+    rows = read(counting, PictureFrame(slide(lines, px=20, width=2560, height=640)))
 
     assert character_error_rate("\n".join(lines), texts(rows)) < 0.05
     assert counting.sides_px[0] < 1000 < counting.sides_px[-1] <= 1600
 
 
 def test_large_text_is_read_from_the_first_look(counting: CountingEngine) -> None:
-    rows = read(counting, PictureFrame(slide(["Große Überschrift"], px=80)))
+    rows = read(counting, PictureFrame(slide(["Große Überschrift"], px=80, height=240)))
 
     assert texts(rows) == ["Große Überschrift"]
     assert counting.sides_px == [640]
 
 
-@pytest.mark.parametrize("grey", [0, 128, 255])
+@pytest.mark.parametrize("grey", [0, 255])
 def test_nothing_is_read_from_a_blank_picture(counting: CountingEngine, grey: int) -> None:
-    assert read(counting, PictureFrame(blank(grey=grey))).num_rows == 0
+    assert read(counting, PictureFrame(blank(480, 320, grey))).num_rows == 0
     assert counting.lines_read == 0
 
 
@@ -130,7 +143,7 @@ def test_pictures_of_odd_sizes_do_no_harm(model: Any, width: int, height: int) -
 
 
 def test_boxes_of_a_reduced_picture_are_in_displayed_pixels(model: Any) -> None:
-    page = slide(GERMAN[:1])
+    page = slide(["Grüße"], width=480, height=200)
     as_is = read(model, PictureFrame(page)).to_pylist()[0]
     reduced = read(model, PictureFrame(page, reduced=3)).to_pylist()[0]
 
@@ -140,10 +153,10 @@ def test_boxes_of_a_reduced_picture_are_in_displayed_pixels(model: Any) -> None:
 
 
 def test_unchanged_frames_repeat_the_lines_and_say_where_they_were_read(counting: CountingEngine) -> None:
-    noise = np.random.default_rng(1).integers(-3, 4, (720, 1280, 3))
-    first = slide(["Invoice 4711"])
+    noise = np.random.default_rng(1).integers(-3, 4, (200, 480, 3))
+    first = slide(["Invoice 4711"], width=480, height=200)
     same = np.clip(first + noise, 0, 255).astype(np.uint8)
-    other = slide(["Invoice 4712"])
+    other = slide(["Invoice 4712"], width=480, height=200)
     frames = [PictureFrame(p, frame_index=i * 25, pts_s=float(i)) for i, p in enumerate((first, same, other))]
 
     rows = read(counting, *frames, kind="video")
@@ -156,7 +169,7 @@ def test_unchanged_frames_repeat_the_lines_and_say_where_they_were_read(counting
 
 
 def test_every_frame_is_read_when_reuse_is_off(counting: CountingEngine) -> None:
-    frames = [PictureFrame(slide(["Hello"]), frame_index=i) for i in range(2)]
+    frames = [PictureFrame(slide(["Hello"], width=480, height=200), frame_index=i) for i in range(2)]
     rows = read(counting, *frames, kind="video", reuse_unchanged_frames=False)
 
     assert rows.column("read_frame_index").to_pylist() == [0, 1]
@@ -164,16 +177,16 @@ def test_every_frame_is_read_when_reuse_is_off(counting: CountingEngine) -> None
 
 
 def test_threads_share_one_model_and_agree(model: Any) -> None:
-    pages = [slide([f"Page number {n}", "The same for all"], width=640 + 64 * n) for n in range(4)]
+    pages = [slide([f"Page number {n}"], width=480 + 32 * n, height=200) for n in range(3)]
     alone = [read(model, PictureFrame(p)) for p in pages]
-    with ThreadPoolExecutor(4) as pool:
+    with ThreadPoolExecutor(3) as pool:
         together = list(pool.map(lambda p: read(model, PictureFrame(p)), pages))
 
     assert together == alone
 
 
 def test_lines_below_the_score_are_dropped(model: Any) -> None:
-    page = PictureFrame(slide(["Clear enough"]))
+    page = PictureFrame(slide(["Clear enough"], width=480, height=200))
     score = read(model, page).column("score").to_pylist()[0]
 
     assert read(model, page, min_score=score - 0.01).num_rows == 1
@@ -201,7 +214,9 @@ def test_local_folder_of_weights(store: ModelStore, tmp_path: Path) -> None:
     choice = ANALYZER.choose(options, store)
 
     assert (choice.tier, choice.path) == ("standard", tmp_path)
-    assert texts(read(ANALYZER.load(choice, "cpu", options), PictureFrame(slide(["Hello"])))) == ["Hello"]
+    assert texts(
+        read(ANALYZER.load(choice, "cpu", options), PictureFrame(slide(["Hello"], width=480, height=200)))
+    ) == ["Hello"]
 
 
 def test_folder_without_weights_says_what_is_missing(store: ModelStore, tmp_path: Path) -> None:

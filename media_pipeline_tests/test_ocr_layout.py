@@ -98,6 +98,10 @@ def test_vertical_word_beside_lines_does_not_tie_them_together() -> None:
     assert order([line("side", 20, 0, 50, 300), *lines]) == ["side", "one", "two", "three"]
 
 
+def test_vertical_word_is_not_joined_to_the_line_it_begins_beside() -> None:
+    assert order([line("side", 20, 0, 50, 300), line("one", 55, 0, 500, 30)]) == ["side", "one"]
+
+
 @pytest.mark.parametrize("degrees", [0, 20, -30])
 def test_boxes_of_the_probability_map_are_let_out_rectangles(degrees: float) -> None:
     import cv2

@@ -45,7 +45,9 @@ class World:
         self.said = result.skip_message if isinstance(result, dg.SkipReason) else ""
         return [] if isinstance(result, dg.SkipReason) else list(result.run_requests)
 
-    def submit(self, request: dg.RunRequest, status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED) -> dg.DagsterRun:
+    def submit(
+        self, request: dg.RunRequest, status: dg.DagsterRunStatus = dg.DagsterRunStatus.NOT_STARTED
+    ) -> dg.DagsterRun:
         """What the daemon does with a request."""
         tags = {**request.tags, RUN_KEY_TAG: request.run_key}
         return self.instance.create_run_for_job(nothing, status=status, tags=tags)
@@ -53,7 +55,8 @@ class World:
     def keys(self, request: dg.RunRequest) -> list[str]:
         existing = self.instance.get_dynamic_partitions("media")
         first, last = (
-            existing.index(request.tags[tag]) for tag in (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
+            existing.index(request.tags[tag])
+            for tag in (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)
         )
         return list(existing[first : last + 1])
 

@@ -59,6 +59,7 @@ class _Item:
     x2: float
     y: float  # middle
     em: float  # height of the letters' line
+    tall: bool  # read along its height
 
     @property
     def top(self) -> float:
@@ -111,7 +112,7 @@ def _item(line: Line, skew: float, tall: bool) -> _Item:
     # A vertical word beside lines would tie all rows it touches together: it stands for its upper end only.
     em = min(x2 - x1, y2 - y1) if tall else math.dist(line.corners[0], line.corners[3])
     out = min(_OUT_EM * em, (x2 - x1) / 4)
-    return _Item(line, x1 + out, x2 - out, y1 + em / 2 if tall else (y1 + y2) / 2, em)
+    return _Item(line, x1 + out, x2 - out, y1 + em / 2 if tall else (y1 + y2) / 2, em, tall)
 
 
 def _ordered(items: Sequence[_Item]) -> list[list[_Item]]:
@@ -201,7 +202,7 @@ def _neighbours(row: Sequence[_Item]) -> list[list[_Item]]:
     for left, right in pairwise(row):
         near = right.x1 - left.x2 < _JOIN_EM * min(left.em, right.em)
         alike = max(left.em, right.em) < 1.6 * min(left.em, right.em)
-        if near and alike:
+        if near and alike and not (left.tall or right.tall):
             groups[-1].append(right)
         else:
             groups.append([right])

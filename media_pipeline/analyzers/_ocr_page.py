@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from media_pipeline.analyzers._ocr_direction import flipped, line_picture, quarter_turns
 from media_pipeline.analyzers._ocr_layout import Line, in_reading_order, is_tall, sides_px
 from media_pipeline.analyzers._ocr_onnx import Engine, Quads, Reading
 from media_pipeline.analyzers._spec import Image
 
+# Measured on 121 pictures and video frames: a first look at 640 px and a second one where the text is small read what
+# rapidocr's default (short side enlarged to 736 px) reads, and more, in a quarter of its CPU time
+# (benchmarks/ocr_sizes.py). At 640 px a line must be 4 px high to be found.
 FIRST_SIDE_PX = 640
-_MAX_REDUCTION = 3.0  # of the first look: text of 14 px, the smallest on screens, keeps the 4 px that it takes
+_MAX_REDUCTION = 3.0  # of the first look, so that the small print of a large screen keeps these 4 px
 _SMALLER = 0.1  # quantile of the line heights that stands for "the smaller lines"
+# Heights of boxes, which are half as high again as the letters. With 16 and 20 small print on labels is misread.
 _SMALL_LINE_PX = 20.0
 _WANTED_LINE_PX = 24.0
-_MAX_ENLARGEMENT = 2.0  # beyond it the detector finds nothing more
+_MAX_ENLARGEMENT = 2.0  # a small picture holds no more detail; the time grows with the square
 _NEW_SHARE = 0.2  # a box of the first look is new to the second where less of its area is covered
-_SAMPLE_LINES = 4
-_TURNED_SHARE = 0.6
-_SURE = 0.75
+_UNDERSTOOD = 0.9  # score from which a vertical line is not tried the other way
 # Full-width ASCII, which the recogniser, trained on Chinese, sometimes writes among Latin letters.
 _FULL_WIDTH = {code: code - 0xFEE0 for code in range(0xFF01, 0xFF5F)} | {0x3000: " "}
 
@@ -47,12 +49,24 @@ def read_page(engine: Engine, image: Image, *, min_score: float, max_side_px: in
         quads = _detect(engine, upright, scale)
     elif scale > first:
         quads = _united(_detect(engine, upright, scale), quads)
-    readings = engine.recognise([line_picture(upright, quad) for quad in quads])
-    lines = [_line(quad, reading) for quad, reading in zip(quads, readings, strict=True)]
+    lines = _read(engine, upright, quads)
     kept = [line for line in lines if line.text and line.score >= min_score]
     height, width = upright.shape[:2]
     ordered = in_reading_order(kept)
     return Page(tuple(_turned_back(line, turns, width, height) for line in ordered), turned_deg=90 * turns)
+
+
+def _read(engine: Engine, image: Image, quads: Quads) -> list[Line]:
+    """One line per box. Vertical ones of which little was understood downwards are tried upwards."""
+    pictures = [line_picture(image, quad) for quad in quads]
+    readings = engine.recognise(pictures)
+    doubtful = [i for i in np.flatnonzero(is_tall(quads)) if readings[i].score < _UNDERSTOOD]
+    upwards = engine.recognise([flipped(pictures[i]) for i in doubtful])
+    better = {i: up for i, up in zip(doubtful, upwards, strict=True) if up.score > readings[i].score}
+    return [
+        _line(np.roll(quads[i], 2, axis=0), better[i]) if i in better else _line(quads[i], readings[i])
+        for i in range(len(quads))
+    ]
 
 
 def _detect(engine: Engine, image: Image, scale: float) -> Quads:
@@ -90,45 +104,6 @@ def _better_scale(image: Image, quads: Quads, scale: float, max_side_px: int) ->
         return scale
     wanted = scale * _WANTED_LINE_PX / max(seen_px, 1.0)
     return max(scale, min(wanted, _MAX_ENLARGEMENT, max_side_px / float(max(image.shape[:2]))))
-
-
-def quarter_turns(engine: Engine, image: Image, quads: Quads) -> int:
-    """Quarter turns counter-clockwise (as `numpy.rot90` counts) that set the page upright: 0 to 3."""
-    tall = is_tall(quads)
-    length = np.maximum(*sides_px(quads))
-    sideways = float(length[tall].sum()) > _TURNED_SHARE * float(length.sum())
-    candidates = np.flatnonzero(tall if sideways else ~tall)
-    sample = candidates[np.argsort(-length[candidates], kind="stable")][:_SAMPLE_LINES]
-    pictures = [line_picture(image, quads[i]) for i in sample]  # tall ones come turned by one quarter
-    if not sideways and float(np.mean(engine.upside_down(pictures))) < 0.5:
-        return 0
-    up = _confidence(engine.recognise(pictures))
-    down = _confidence(engine.recognise([np.ascontiguousarray(p[::-1, ::-1]) for p in pictures]))
-    if max(up, down) < _SURE:
-        return 0
-    return (1 if sideways else 0) + (2 if down > up else 0)
-
-
-def _confidence(readings: Sequence[Reading]) -> float:
-    """Mean score of the characters; lines of which nothing was read count as one bad character."""
-    return float(np.average([r.score for r in readings], weights=[max(1, len(r.text)) for r in readings]))
-
-
-def line_picture(image: Image, quad: Quads) -> Image:
-    """The rectangle cut out and set straight; tall ones are laid on their left side, as the recogniser expects."""
-    import cv2
-
-    width = max(1, round(float(np.linalg.norm(quad[1] - quad[0]))))
-    height = max(1, round(float(np.linalg.norm(quad[3] - quad[0]))))
-    target = np.array([[0, 0], [width, 0], [width, height]], dtype=np.float32)
-    straight: Any = cv2.warpAffine(
-        image,
-        cv2.getAffineTransform(np.ascontiguousarray(quad[:3], dtype=np.float32), target),
-        (width, height),
-        flags=cv2.INTER_CUBIC,
-        borderMode=cv2.BORDER_REPLICATE,
-    )
-    return np.ascontiguousarray(np.rot90(straight)) if is_tall(quad[None])[0] else straight
 
 
 def _line(quad: Quads, reading: Reading) -> Line:

@@ -105,8 +105,10 @@ class Children:
         code = child.process.returncode
         how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
         self._forget_output(child)
+        child.process = None
         if len(child.deaths) > self._max_deaths:
-            raise ChildLostError(f"{child.name} {how}, the {len(child.deaths)}th time in {self._window_s / 60:.0f} min")
+            minutes = f"{self._window_s / 60:.0f} minutes"
+            raise ChildLostError(f"the process `{child.name}` {how} and died {len(child.deaths)} times in {minutes}")
         self._say(child.name, f"{how}; it is started again")
 
     def _pass_on(self, timeout_s: float) -> None:

@@ -28,11 +28,11 @@ _START_TIMEOUT_S = 120.0
 _STOP_PATIENCE_S = 15.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-# What Dagster repeats without news for the person at the terminal.
-_NOISE = re.compile(r"SupersessionWarning|BetaWarning|PreviewWarning|warnings\.warn|^\s*$|No cursor for event type")
+# Without news for the person at the terminal. Tracebacks (indented) stand in the run's log in the UI.
+_NOISE = re.compile(r"Warning: |warnings\.warn|^\s*$|No cursor for event type|^Stack Trace:|^Traceback|^\s\s+\S")
 # "2026-01-31 12:00:00 +0000 - dagster.daemon - INFO - job - run id - step - what matters"
 _STAMP = re.compile(r"^\d{4}-\d\d-\d\d [\d:]{8} [+-]\d{4} - [\w.]+ - (?:INFO - )?")
-_RUN = re.compile(r"^\w+ - ([0-9a-f]{8})-[0-9a-f-]{27} - (?:[\w.\[\]]+ - )?")
+_RUN = re.compile(r"^((?:ERROR|WARNING) - )?\w+ - ([0-9a-f]{8})-[0-9a-f-]{27} - (?:\d+ - )?(?:[\w.]+ - )?")
 
 
 @click.command()
@@ -45,7 +45,7 @@ def serve(app: App, host: str, port: int) -> int:
     _require_free(host, port)
     with _only_one(settings), _stop_signals() as stopped, tempfile.TemporaryDirectory(prefix="media-pipeline-") as run:
         _open_home(settings)
-        children = Children(child_environment(settings), _tell)
+        children = Children(child_environment(settings), _tell_all if app.debug else _tell)
         try:
             _start(children, Path(run), host, port, stopped)
             if not stopped:
@@ -188,6 +188,10 @@ def _welcome(settings: Settings, host: str, port: int) -> None:
 
 
 def _tell(name: str, line: str) -> None:
-    line = _RUN.sub(r"run \1: ", _STAMP.sub("", _COLOUR.sub("", line)))
+    line = _RUN.sub(r"run \2: ", _STAMP.sub("", _COLOUR.sub("", line)))
     if not _NOISE.search(line):
-        click.echo(f"{time.strftime('%H:%M:%S')} {name:<6} {line}", err=True)
+        _tell_all(name, line)
+
+
+def _tell_all(name: str, line: str) -> None:
+    click.echo(f"{time.strftime('%H:%M:%S')} {name:<6} {line}", err=True)

@@ -2,7 +2,7 @@
 
     cache/ab/<media_id>/facts.json           what is known of the medium, and the fingerprint it was decoded with
                         frames.arrow         kept frames (`frames.CACHED_FRAMES`), one record batch each
-                        frame_scores.arrow   content score of every video frame (`video.FRAME_SCORES`)
+                        frame_scores.arrow   content score of every video frame (`scores.FRAME_SCORES`)
                         audio.flac           16 kHz mono
                         thumbnail.jpg        at most 4 KB, for people
     cache/.incoming/<pid>-…/                 being written; renamed into place when complete
@@ -31,8 +31,8 @@ from PIL import Image
 
 from media_pipeline.media.audio import AUDIO_FILE, AudioReader
 from media_pipeline.media.frames import CACHED_FRAMES, FRAMES_FILE, THUMBNAIL_FILE
+from media_pipeline.media.scores import FRAME_SCORES, SCORES_FILE
 from media_pipeline.media.types import MediaFacts, facts_from_json, facts_to_json
-from media_pipeline.media.video import FRAME_SCORES, SCORES_FILE
 from media_pipeline.storage.schemas import FRAMES
 
 FACTS_FILE = "facts.json"

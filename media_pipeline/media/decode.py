@@ -208,6 +208,8 @@ class Decoder:
                 self._cache.commit(task.folder, task.job.media_id, self._fingerprint, facts)
             except OSError as problem:
                 error = _typed(problem)
+            except ValueError:  # not a number where one should be
+                error = CorruptMedia("the decoder's account of this file makes no sense", "copy it again")
         if error is not None:
             self._cache.abandon(task.folder)
         # Whoever failed may still hold the room and the files it took; refusing at the first bytes takes none.
@@ -237,7 +239,9 @@ class Decoder:
 
 
 def _has_message(child: Child) -> bool:
-    return bool(select.select([child], [], [], 0)[0])
+    waiting = select.poll()  # select() knows no descriptors above 1023
+    waiting.register(child, select.POLLIN)
+    return bool(waiting.poll(0))
 
 
 def _cause_of_death(end: Exit, limits: DecodeLimits) -> MediaPipelineError:

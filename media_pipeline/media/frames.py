@@ -115,9 +115,12 @@ class FrameSink:
         if frames:
             with Image.open(io.BytesIO(self._jpeg(frames[len(frames) // 2]))) as image:
                 write_thumbnail(image, self._folder)
-        self._spool.close()
+        self.close()
         self._spool_path.unlink()
         return len(frames)
+
+    def close(self) -> None:
+        self._spool.close()
 
     def _jpeg(self, frame: SpooledFrame) -> bytes:
         self._spool.seek(frame.offset)

@@ -61,13 +61,16 @@ def decode_picture(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
+        picture = _Picture(file, sniffed, folder, sampling, limits)
         try:
-            return _Picture(file, sniffed, folder, sampling, limits).decode(beat)
+            return picture.decode(beat)
         except (Image.DecompressionBombWarning, Image.DecompressionBombError):
             raise LimitExceeded(
                 f"the picture has more than {limits.max_pixels:,} pixels",
                 "reduce it or raise MEDIA_PIPELINE_DECODE__MAX_PIXELS",
             ) from None
+        finally:
+            picture.close()
 
 
 class _Picture:
@@ -103,6 +106,9 @@ class _Picture:
             warnings=tuple(self._warnings),
             **probe.exif_facts(self._exif or {}),
         )
+
+    def close(self) -> None:
+        self._sink.close()
 
     def _read_frames(self, image: Image.Image, beat: Beat) -> tuple[int, float | None]:
         """Number of frames and, of an animation, its length."""

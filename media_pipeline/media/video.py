@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-from array import array
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from PIL import Image
 
 from media_pipeline.config import DecodeLimits, Sampling
@@ -20,12 +18,9 @@ from media_pipeline.media import probe
 from media_pipeline.media.audio import AudioSink
 from media_pipeline.media.frames import FrameSink, fit, output_exceeded, write_thumbnail
 from media_pipeline.media.sampling import ContentScore, FrameSampler, Pick, Seen, Spread, reduce
+from media_pipeline.media.scores import Rhythm, Scores
 from media_pipeline.media.sniff import Sniffed, mime_of
 from media_pipeline.media.types import MediaFacts
-
-SCORES_FILE = "frame_scores.arrow"
-FRAME_SCORES = pa.schema([("pts_s", pa.float64()), ("score", pa.float32())])
-_SCORES_PER_BATCH = 65_536
 
 # No demuxer may open another file or a network address, whatever the container asks for.
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "enable_drefs": "0"}
@@ -79,54 +74,6 @@ class Display:
         return image.transpose(turns[self.clockwise]) if self.clockwise in turns else image
 
 
-class Scores:
-    """The content score of every frame, written in pieces."""
-
-    def __init__(self, folder: Path) -> None:
-        self._file = (folder / SCORES_FILE).open("wb")
-        self._writer = pa.ipc.new_file(self._file, FRAME_SCORES)
-        self._times, self._scores = array("d"), array("f")
-
-    def add(self, time_s: float, score: float) -> None:
-        self._times.append(time_s)
-        self._scores.append(score)
-        if len(self._times) >= _SCORES_PER_BATCH:
-            self._flush()
-
-    def _flush(self) -> None:
-        columns = [pa.array(self._times, pa.float64()), pa.array(self._scores, pa.float32())]
-        self._writer.write_batch(pa.record_batch(columns, schema=FRAME_SCORES))
-        self._times, self._scores = array("d"), array("f")
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-        self._file.close()
-
-
-class Rhythm:
-    """Whether frames come at equal distances, told from a histogram of the distances."""
-
-    def __init__(self) -> None:
-        self._deltas: Counter[int] = Counter()  # milliseconds
-        self._last_s: float | None = None
-
-    def add(self, time_s: float) -> None:
-        if self._last_s is not None:
-            self._deltas[min(round((time_s - self._last_s) * 1000), 60_000)] += 1
-        self._last_s = time_s
-
-    @property
-    def varies(self) -> bool | None:
-        """True where more than one distance in twenty is off by a tenth; None for too few frames to tell."""
-        total = self._deltas.total()
-        if total < 2:
-            return None
-        usual = self._deltas.most_common(1)[0][0]
-        slack = max(2, usual // 10)
-        return sum(n for delta, n in self._deltas.items() if abs(delta - usual) > slack) > total / 20
-
-
 class VideoTrack:
     """The chosen video stream: every frame is scored and counted, few are kept."""
 
@@ -173,10 +120,14 @@ class VideoTrack:
         """Writes what was kept; returns the perceptual hash of the middle frame."""
         for pick in self._sampler.finish():
             self._keep(pick)
-        self._scores.close()
+        self._scores.finish()
         kept = self._spread.items()
         self._sink.finish(kept)
         return kept[len(kept) // 2].phash if kept else None
+
+    def close(self) -> None:
+        self._scores.close()
+        self._sink.close()
 
     @property
     def fps(self) -> float | None:
@@ -243,7 +194,11 @@ def decode_stream(
     except av.error.FFmpegError as error:
         raise _unreadable(error, sniffed.format) from None
     with container:
-        return _Pass(container, sniffed, folder, sampling, limits, threads).run(beat)
+        decoding = _Pass(container, sniffed, folder, sampling, limits, threads)
+        try:
+            return decoding.run(beat)
+        finally:
+            decoding.close()
 
 
 def _unreadable(error: Any, demuxer: str) -> Exception:
@@ -290,6 +245,10 @@ class _Pass:
         if not has_video:
             self._write_cover()
         return self._facts("video" if has_video else "audio", phash)
+
+    def close(self) -> None:
+        if self._track is not None:
+            self._track.close()
 
     def _choose(self, kind: str) -> Any:
         """The default stream of a kind, else the first; cover pictures are no video."""

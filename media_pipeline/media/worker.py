@@ -23,6 +23,7 @@ def make_handler(config: dict[str, Any]) -> Callable[[dict[str, Any], Callable[[
     import av
     import cv2
     import pillow_heif
+    import pyarrow as pa
     from PIL import Image
 
     av.logging.set_level(av.logging.PANIC)
@@ -30,6 +31,7 @@ def make_handler(config: dict[str, Any]) -> Callable[[dict[str, Any], Callable[[
     pillow_heif.register_heif_opener(thumbnails=False)
     pillow_heif.options.DECODE_THREADS = 1
     Image.init()
+    pa.array([None], pa.string())  # looks for pandas once, before the children are forked
     warnings.simplefilter("ignore")
     limits, sampling = DecodeLimits(**config["limits"]), Sampling(**config["sampling"])
 
