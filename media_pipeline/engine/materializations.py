@@ -7,6 +7,7 @@ input a data version and a pointer into the event log up to which the input was 
 from __future__ import annotations
 
 import base64
+import io
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,10 +23,13 @@ from dagster._core.definitions.data_version import (
 )
 from dagster._core.events import AssetMaterializationPlannedData, DagsterEvent, DagsterEventBatchMetadata
 from dagster._core.instance import RUNLESS_RUN_ID
+from PIL import Image
 
 from media_pipeline.execution.outcome import Outcome, StageInfo
 
 _MAX_THUMBNAIL_BYTES = 12_000  # every event is kept in two databases
+_STAMP_SIDE_PX = 96
+_MAX_STAMP_BYTES = 700  # with base64 and its frame below the 1000 characters that the UI shows at once
 _MAX_PREVIEW_CHARS = 600
 _UNKNOWN_VERSION = "none"
 
@@ -77,8 +81,8 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
     """What a person wants to see of it, a few KB at most; details are in the tables."""
     metadata: dict[str, Any] = {}
     if outcome.thumbnail_jpeg and len(outcome.thumbnail_jpeg) <= _MAX_THUMBNAIL_BYTES:
-        encoded = base64.b64encode(outcome.thumbnail_jpeg).decode("ascii")
-        metadata["thumbnail"] = dg.MetadataValue.md(f"![thumbnail](data:image/jpeg;base64,{encoded})")
+        metadata["thumbnail"] = _picture("image/webp", _stamp_sized(outcome.thumbnail_jpeg))
+        metadata["larger"] = _picture("image/jpeg", outcome.thumbnail_jpeg)
     if outcome.preview:
         metadata["preview"] = dg.MetadataValue.md(_shortened(outcome.preview))
     facts = {
@@ -91,6 +95,22 @@ def outcome_metadata(outcome: Outcome) -> dict[str, Any]:
         **outcome.details,
     }
     return metadata | {name: value for name, value in facts.items() if value is not None}
+
+
+def _picture(mime: str, data: bytes) -> dg.MarkdownMetadataValue:
+    return dg.MetadataValue.md(f"![](data:{mime};base64,{base64.b64encode(data).decode('ascii')})")
+
+
+def _stamp_sized(jpeg: bytes) -> bytes:
+    """A WebP so small that the UI shows it at once; longer Markdown is hidden behind a link."""
+    with Image.open(io.BytesIO(jpeg)) as image:
+        image.thumbnail((_STAMP_SIDE_PX, _STAMP_SIDE_PX))
+        for quality in (50, 25, 10, 1):
+            out = io.BytesIO()
+            image.save(out, "WEBP", quality=quality)
+            if out.tell() <= _MAX_STAMP_BYTES:
+                break
+    return out.getvalue()
 
 
 def _shortened(text: str) -> str:

@@ -5,6 +5,7 @@ It decides what is computed again; Dagster's own bookkeeping never does.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -66,8 +67,9 @@ class Ledger:
         """Entries by (media_id, analyzer), of these media and analyzers or of all."""
         if not self._tables.exists(TABLE):
             return {}
-        where = None if analyzers is None else pc.field("analyzer").isin(pa.array(list(analyzers), pa.string()))
-        rows = self._tables.read(TABLE, media_ids, ANALYSES.names, where)
+        rows = self._tables.read(TABLE, media_ids, ANALYSES.names)
+        if analyzers is not None:
+            rows = rows.filter(pc.is_in(rows["analyzer"], pa.array(list(analyzers), pa.string())))
         return {(row["media_id"], row["analyzer"]): Entry(**row) for row in rows.to_pylist()}
 
     def counts(self) -> dict[str, dict[str, int]]:
@@ -75,14 +77,16 @@ class Ledger:
         if not self._tables.exists(TABLE):
             return {}
         rows = self._tables.read(TABLE, columns=["analyzer", "status"])
+        pairs = Counter(zip(rows["analyzer"].to_pylist(), rows["status"].to_pylist(), strict=True))
         counted: dict[str, dict[str, int]] = {}
-        for row in rows.group_by(["analyzer", "status"]).aggregate([([], "count_all")]).sort_by("analyzer").to_pylist():
-            counted.setdefault(row["analyzer"], {})[row["status"]] = row["count_all"]
+        for (analyzer, status), count in sorted(pairs.items()):
+            counted.setdefault(analyzer, {})[status] = count
         return counted
 
     def failures(self, media_ids: Collection[str] | None = None) -> list[Entry]:
         """Entries that are not done, with their reasons, the latest first."""
         if not self._tables.exists(TABLE):
             return []
-        rows = self._tables.read(TABLE, media_ids, ANALYSES.names, pc.field("status") != "done")
+        rows = self._tables.read(TABLE, media_ids, ANALYSES.names)
+        rows = rows.filter(pc.not_equal(rows["status"], "done"))
         return sorted((Entry(**row) for row in rows.to_pylist()), key=lambda e: e.at, reverse=True)

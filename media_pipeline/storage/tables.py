@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pads
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -34,6 +33,7 @@ from media_pipeline.storage._files import (
     disk_full_explained,
     neighbours,
     order_of,
+    read_file,
     size_class,
     stored_schema,
     write_file,
@@ -171,14 +171,13 @@ class Tables:
         name: str,
         media_ids: Collection[str] | None = None,
         columns: Sequence[str] | None = None,
-        where: pc.Expression | None = None,
     ) -> pa.Table:
-        """Rows of these media (all if None) that fulfil `where`, sorted by media_id, else in the order of writing.
+        """Rows of these media (all if None), sorted by media_id, else in the order of writing.
 
         Raises:
             ContractViolation: there is no such table or column.
         """
-        return self._rows(name, self._open(name), None if media_ids is None else set(media_ids), columns, where)
+        return self._rows(name, self._open(name), None if media_ids is None else set(media_ids), columns)
 
     # ------------------------------------------------------------------ files
 
@@ -270,7 +269,6 @@ class Tables:
         snapshot: _Snapshot,
         media_ids: set[str] | None = None,
         columns: Sequence[str] | None = None,
-        where: pc.Expression | None = None,
     ) -> pa.Table:
         declared = declared_schema(snapshot.schema)
         wanted = declared.names if columns is None else list(columns)
@@ -280,9 +278,7 @@ class Tables:
         files: Sequence[DataFile] = snapshot.files
         if media_ids is not None:
             files = self._index(name).holding(files, media_ids)
-            of_media = pc.field("media_id").isin(pa.array(media_ids, pa.string()))
-            where = of_media if where is None else where & of_media
-        rows = self._load(name, files, snapshot.schema, list(dict.fromkeys(["media_id", *wanted])), where)
+        rows = self._load(name, files, snapshot.schema, list(dict.fromkeys(["media_id", *wanted])), media_ids)
         # Stable: ties keep the order of writing.
         rows = rows.take(pc.sort_indices(rows["media_id"]))
         return rows.select(wanted).cast(pa.schema([declared.field(column) for column in wanted]))
@@ -337,10 +333,11 @@ class Tables:
         files: Sequence[DataFile],
         schema: pa.Schema,
         columns: list[str] | None = None,
-        where: pc.Expression | None = None,
+        media_ids: Collection[str] | None = None,
     ) -> pa.Table:
-        dataset = pads.dataset(self._paths(name, files), schema=schema, format="parquet")
-        return dataset.to_table(columns=columns, filter=where)
+        fields = schema if columns is None else pa.schema([schema.field(column) for column in columns])
+        parts = [read_file(path, fields, media_ids) for path in self._paths(name, files)]
+        return pa.concat_tables(parts) if parts else fields.empty_table()
 
     def _paths(self, name: str, files: Sequence[DataFile]) -> list[str]:
         return [str(self._root / name / file.name) for file in files]

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock
 
+from media_pipeline.storage._files import media_in
 from media_pipeline.storage._folding import (
     INSIDE,
     MIN_INSIDE_CHARS,
@@ -148,7 +148,7 @@ class WordIndex:
     def _update(self) -> int:
         came, went = self._differences()
         paths = {f"{t}/{Path(path).name}": path for t in self._sources for path in self._tables.files(t)}
-        holds = {name: _media_in(paths[name]) for name in sorted(came & paths.keys())}
+        holds = {name: sorted(media_in(Path(paths[name]))) for name in sorted(came & paths.keys())}
         changed = 0
         with self._db().write() as db:
             gone = _ids(db, "file", "name", sorted(went))
@@ -325,11 +325,6 @@ def _ids(db: sqlite3.Connection, table: str, column: str, values: Sequence[str])
 def _media_of(db: sqlite3.Connection, files: Sequence[int]) -> set[str]:
     sql = "SELECT media_id FROM lies_in JOIN medium ON medium.id = lies_in.medium WHERE file = ?"
     return {media_id for file in files for (media_id,) in db.execute(sql, (file,))}
-
-
-def _media_in(path: str) -> list[str]:
-    column = pq.read_table(path, columns=["media_id"], read_dictionary=["media_id"])["media_id"]
-    return sorted(column.unique().to_pylist())
 
 
 def _per_medium(table: pa.Table) -> dict[str, pa.Table]:
