@@ -1,4 +1,5 @@
 #!/usr/bin/env bash
+# usage: setup.sh [WHAT]; `.` leaves out what only tests and the demo need.
 # Makes .venv with everything in it: no sudo, nothing outside the checkout but uv's download cache.
 # Runs on a machine that has Python 3.11 or 3.12, or uv, or curl.
 set -euo pipefail
@@ -70,5 +71,5 @@ if [ -n "${PIP_FIND_LINKS:-}" ]; then
 else
     torch=(--torch-backend cpu)
 fi
-"$venv/bin/uv" pip install --python "$venv" --constraints constraints.txt --overrides overrides.txt "${torch[@]}" -e '.[dev]'
+"$venv/bin/uv" pip install --python "$venv" --constraints constraints.txt --overrides overrides.txt "${torch[@]}" -e "${1:-.[dev]}"
 "$venv/bin/python" scripts/check_install.py

@@ -86,12 +86,14 @@ class Children:
         deadline = time.monotonic() + patience_s
         for child in reversed(self._children):
             if child.process is not None and child.process.poll() is None:
-                child.process.terminate()
+                # The whole session: a run under way in a process of the code server's is to stop too, not to be waited
+                # for.
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(child.process.pid, signal.SIGTERM)
         while time.monotonic() < deadline and any(c.process and c.process.poll() is None for c in self._children):
             self._pass_on(0.1)
         for child in self._children:
             if child.process is not None:
-                # The whole session: runs that a killed code server leaves behind go with it.
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(child.process.pid, signal.SIGKILL)
                 child.process.wait()

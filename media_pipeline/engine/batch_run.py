@@ -68,10 +68,8 @@ class BatchRun:
         return finished
 
     def give_up(self, error: MediaPipelineError) -> None:
-        """The run stops early. When the world was in the way, the attempt is not held against its media."""
+        """The run stops early; the attempt stays open, so that its media are asked for again, a few times."""
         self.error = error
-        if error.retryable and self._begun:
-            self.end(self._begun)
 
     def run_stage(
         self,

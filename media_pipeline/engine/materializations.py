@@ -28,7 +28,7 @@ from PIL import Image
 from media_pipeline.execution.outcome import Outcome, StageInfo
 
 _MAX_THUMBNAIL_BYTES = 12_000  # every event is kept in two databases
-_STAMP_SIDE_PX = 96
+_STAMP_STEPS = ((96, 25), (96, 5), (64, 5), (32, 5))  # side in pixels, quality; the first that is small enough
 _MAX_STAMP_BYTES = 700  # with base64 and its frame below the 1000 characters that the UI shows at once
 _MAX_PREVIEW_CHARS = 600
 _UNKNOWN_VERSION = "none"
@@ -104,8 +104,8 @@ def _picture(mime: str, data: bytes) -> dg.MarkdownMetadataValue:
 def _stamp_sized(jpeg: bytes) -> bytes:
     """A WebP so small that the UI shows it at once; longer Markdown is hidden behind a link."""
     with Image.open(io.BytesIO(jpeg)) as image:
-        image.thumbnail((_STAMP_SIDE_PX, _STAMP_SIDE_PX))
-        for quality in (50, 25, 10, 1):
+        for side_px, quality in _STAMP_STEPS:
+            image.thumbnail((side_px, side_px))
             out = io.BytesIO()
             image.save(out, "WEBP", quality=quality)
             if out.tell() <= _MAX_STAMP_BYTES:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import os
 import stat
-import sys
 import warnings
 from collections.abc import Callable
-from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +17,18 @@ from media_pipeline.media.types import MediaFacts, facts_to_json
 
 def make_handler(config: dict[str, Any]) -> Callable[[dict[str, Any], Callable[[], None]], dict[str, Any]]:
     """Loads the decoders, once for all children, and returns the handler of jobs."""
-    sys.meta_path.insert(0, _NoPandas())
     import av
     import cv2
     import pillow_heif
-    import pyarrow as pa
     from PIL import Image
+
+    import media_pipeline.storage  # noqa: F401  # keeps pyarrow from importing pandas in every child
 
     av.logging.set_level(av.logging.PANIC)
     cv2.setNumThreads(1)
     pillow_heif.register_heif_opener(thumbnails=False)
     pillow_heif.options.DECODE_THREADS = 1
     Image.init()
-    pa.array([None], pa.string())  # looks for pandas once, before the children are forked
     warnings.simplefilter("ignore")
     limits, sampling = DecodeLimits(**config["limits"]), Sampling(**config["sampling"])
 
@@ -41,14 +38,6 @@ def make_handler(config: dict[str, Any]) -> Callable[[dict[str, Any], Callable[[
         return facts_to_json(facts)
 
     return handle
-
-
-class _NoPandas(MetaPathFinder):
-    """pyarrow would import pandas, one CPU second in every child, only to see that a list is no Series."""
-
-    def find_spec(self, fullname: str, path: object = None, target: object = None) -> None:
-        if fullname == "pandas":
-            raise ModuleNotFoundError(f"{fullname} is not wanted here", name=fullname)
 
 
 def decode(

@@ -234,7 +234,8 @@ class Tables:
             delta = DeltaTable(self._uri(name))
         except TableNotFoundError:
             raise ContractViolation(f"there is no table {name} in {self._root}", "create it with ensure()") from None
-        actions = pa.table(delta.get_add_actions())
+        # Not pa.table(): it looks for a data frame first and imports pandas to know one.
+        actions = pa.RecordBatchReader.from_stream(delta.get_add_actions()).read_all()
         pairs = zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
         files = tuple(DataFile(path, size) for path, size in sorted(pairs))
         return _Snapshot(delta, delta.version(), files, pa.schema(delta.schema().to_arrow()))
