@@ -272,6 +272,7 @@ def test_models_list_for_people_and_machines(tmp_path: Path) -> None:
 
 def test_models_pull_prints_the_folder(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(CATALOG, "faster-whisper-tiny", entry("faster-whisper-tiny"))
+    monkeypatch.delenv("MEDIA_PIPELINE_OFFLINE")
     code, text = run_command(tmp_path, "pull", "faster-whisper-tiny", hub_url=hub.url)
     assert code == 0, text
     assert str(tmp_path / "models" / "faster-whisper-tiny") in text.replace(os.linesep, "")

@@ -14,8 +14,10 @@ from media_pipeline.config import Settings, load_settings
 from media_pipeline.errors import DiskFull, ModelUnavailable, UsageError
 from media_pipeline.execution import pipeline as pipeline_module
 from media_pipeline.execution import stages as stages_module
+from media_pipeline.execution.decoded import DecodedMedia
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline.execution.pipeline import Pipeline
+from media_pipeline.media.cache import Cache
 from media_pipeline.media.intake import Intake
 
 SCHEMA = pa.schema([("media_id", pa.string()), ("brightness", pa.float64())])
@@ -65,6 +67,19 @@ def use(monkeypatch: pytest.MonkeyPatch) -> Iterator[object]:
     yield put
 
 
+@pytest.fixture(scope="module")
+def decoded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DecodedMedia]:
+    """One pool of sandboxes and one cache for all tests: to start one takes longer than any test."""
+    shared = DecodedMedia(Cache(tmp_path_factory.mktemp("cache"), 1 << 40), load_settings(workers=2))
+    yield shared
+    shared.close()
+
+
+@pytest.fixture(autouse=True)
+def _share(decoded: DecodedMedia, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pipeline, "_decoded", decoded)
+
+
 @pytest.fixture
 def pictures(tmp_path: Path) -> Path:
     from PIL import Image
@@ -78,7 +93,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def settings(tmp_path: Path, **changes: object) -> Settings:
-    return load_settings(home=tmp_path / "home", offline=True, min_free_bytes=0, workers=2, **changes)
+    return load_settings(home=tmp_path / "home", offline=True, min_free_bytes=0, workers=2, settle_s=0.0, **changes)
 
 
 def opened(tmp_path: Path, pictures: Path, **changes: object) -> tuple[Pipeline, list[str]]:
@@ -88,14 +103,12 @@ def opened(tmp_path: Path, pictures: Path, **changes: object) -> tuple[Pipeline,
 
 
 def run_all(pipeline: Pipeline, keys: list[str], **how: bool) -> dict[str, dict[str, Outcome]]:
-    found = {
+    return {
         info.name: {
             o.partition_key.partition("~")[0]: o for o in pipeline.run_stage(info.name, keys, run_id="r", **how)
         }
         for info in pipeline.stages()
     }
-    pipeline.close()
-    return found
 
 
 def test_a_bad_file_fails_alone_and_blocks_only_itself(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
@@ -203,11 +216,14 @@ def test_media_without_input_are_done_without_a_model(tmp_path: Path, pictures: 
     assert {found[k].status for k in ("grey-40", "grey-120", "grey-200")} == {"done"}
 
 
-def test_frames_are_decoded_again_when_the_cache_let_them_go(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+def test_frames_are_decoded_again_when_the_cache_let_them_go(  # type: ignore[no-untyped-def]
+    tmp_path: Path, pictures: Path, decoded: DecodedMedia, use
+) -> None:
     use(spec())
-    pipeline, keys = opened(tmp_path, pictures, cache_max_bytes=0)
+    pipeline, keys = opened(tmp_path, pictures)
     run_all(pipeline, keys)
-    pipeline.cache.evict()
+    for medium in pipeline.sources.all_media():
+        decoded.cache.discard(medium.media_id)
     changed, _ = opened(tmp_path, pictures, options={"brightness": {"scale": 2.0}})
     assert {o.status for o in run_all(changed, keys)["brightness"].values()} == {"done", "blocked"}
 

@@ -115,7 +115,7 @@ def test_a_request_that_was_lost_is_made_again_with_the_same_key(world: World) -
     assert again.run_key == request.run_key, "Dagster starts one run per key, however often it is asked"
 
 
-def test_a_run_that_could_not_start_is_tried_again_and_not_for_ever(world: World) -> None:
+def test_a_run_that_could_not_start_is_tried_again_and_then_less_often(world: World, monkeypatch) -> None:
     world.drop("a.txt")
     keys = set()
     for _ in range(MAX_ATTEMPTS):
@@ -124,17 +124,24 @@ def test_a_run_that_could_not_start_is_tried_again_and_not_for_ever(world: World
         world.instance.report_run_failed(world.submit(request, dg.DagsterRunStatus.STARTING))
     assert len(keys) == MAX_ATTEMPTS, "a key that Dagster has seen would start nothing"
     assert world.tick() == []
+    assert "could not be started" in world.said
+    monkeypatch.setattr("sensors.watch_folders.RESTART_AFTER_S", 0)
+    [later] = world.tick()
+    assert later.run_key not in keys
 
 
 def test_media_whose_run_was_killed_are_asked_for_again_and_not_for_ever(world: World) -> None:
     world.drop("a.txt", "b.txt")
     dead = {PROCESS_TAG: "another-boot:1:1"}
+    asked = []
     for _ in range(MAX_ATTEMPTS):
-        [request] = world.tick()
-        assert len(world.keys(request)) == 2
-        run = world.submit(request, dg.DagsterRunStatus.STARTED)
-        world.pipeline.begin(world.keys(request))
-        world.instance.add_run_tags(run.run_id, dead)
+        requests = world.tick()
+        asked.append([len(world.keys(request)) for request in requests])
+        for request in requests:
+            run = world.submit(request, dg.DagsterRunStatus.STARTED)
+            world.pipeline.begin(world.keys(request))
+            world.instance.add_run_tags(run.run_id, dead)
+    assert asked == [[2], [1, 1], [1, 1]], "together first, then each alone"
     assert world.tick() == []
     statuses = {run.status for run in world.instance.get_runs()}
     assert statuses == {dg.DagsterRunStatus.FAILURE}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+import time
 from collections.abc import Sequence
+from datetime import UTC
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -29,6 +31,7 @@ TICK_LIMIT_S = 20.0  # Dagster gives up on a tick after a minute
 TICK_LIMIT_FILES = 2_000
 MAX_WAITING_RUNS = 3
 MAX_ATTEMPTS = 3
+RESTART_AFTER_S = 1800.0  # between tries of a batch whose runs do not even start
 SOURCE = "watch folder"
 
 
@@ -70,40 +73,50 @@ def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorR
     waiting = [run for run in unfinished if run.status != dg.DagsterRunStatus.STARTED]
     if len(waiting) >= MAX_WAITING_RUNS:
         return dg.SkipReason(f"{len(waiting)} runs are waiting; more are asked for when they have begun")
-    requests = _requests(context.instance, pipeline, unfinished, MAX_WAITING_RUNS - len(waiting))
-    return dg.SensorResult(run_requests=requests) if requests else dg.SkipReason(_nothing_to_do(report))
+    todo = _open_batches(context.instance, pipeline, unfinished)
+    requests = [request for batch in todo if (request := _request(context.instance, batch)) is not None]
+    if requests:
+        return dg.SensorResult(run_requests=requests[: MAX_WAITING_RUNS - len(waiting)])
+    if todo:
+        return dg.SkipReason(f"{len(todo)} batches could not be started; look at the failed runs, they are tried again")
+    return dg.SkipReason(_nothing_to_do(report))
 
 
-def _requests(
-    instance: dg.DagsterInstance, pipeline: Pipeline, unfinished: Sequence[DagsterRun], limit: int
-) -> list[dg.RunRequest]:
-    """One request per batch of media that no run has in hand: the new ones and those whose run was cut off."""
+def _open_batches(
+    instance: dg.DagsterInstance, pipeline: Pipeline, unfinished: Sequence[DagsterRun]
+) -> list[list[KnownMedium]]:
+    """Media that no run has in hand, the new ones and those whose run was cut off, in batches of one run each."""
     limits = pipeline.settings.batch
     existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
     in_hand = {key for run in unfinished for key in keys_of_run(existing, run.tags)}
-    new = pipeline.sources.unannounced(limit * limits.max_media + len(in_hand))
+    new = pipeline.sources.unannounced(MAX_WAITING_RUNS * limits.max_media + len(in_hand))
     again = pipeline.sources.interrupted(max_attempts=MAX_ATTEMPTS)
-    open_media = {m.partition_key: m for m in [*again, *new] if m.partition_key not in in_hand}
-    if not open_media:
-        return []
-    announce(instance, [m.partition_key for m in new])
-    requests: list[dg.RunRequest] = []
-    for adjacent in contiguous_ranges(instance.get_dynamic_partitions(PARTITIONS_NAME), open_media):
-        for batch in batches([open_media[key] for key in adjacent], limits):
-            if len(requests) < limit and (request := _request(instance, batch)) is not None:
-                requests.append(request)
-    return requests
+    announce(instance, [medium.partition_key for medium in new])
+    existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
+    found: list[list[KnownMedium]] = []
+    for attempts in range(MAX_ATTEMPTS):
+        media = {
+            m.partition_key: m for m in [*again, *new] if m.attempts == attempts and m.partition_key not in in_hand
+        }
+        # Smaller each time, in the end alone: one medium that kills its run must not take the others with it.
+        smaller = limits.model_copy(update={"max_media": max(1, limits.max_media // 8**attempts)})
+        for adjacent in contiguous_ranges(existing, media):
+            found += batches([media[key] for key in adjacent], smaller)
+    return found
 
 
 def _request(instance: dg.DagsterInstance, batch: Sequence[KnownMedium]) -> dg.RunRequest | None:
-    """A run over this batch; None when it was asked for often enough and never began."""
+    """A run over this batch; None while it has to wait because it could not be started several times."""
     named = "".join(f"{medium.media_id}:{medium.attempts};" for medium in batch)
     name = hashlib.sha256(named.encode()).hexdigest()[:16]
     # Runs of this very batch that are over without having begun: their start failed. A key that Dagster has seen
     # starts nothing, so each try has its own; the same try is never started twice.
-    tries = instance.get_runs_count(dg.RunsFilter(tags={BATCH_TAG: name}))
+    before = dg.RunsFilter(tags={BATCH_TAG: name})
+    tries = instance.get_runs_count(before)
     if tries >= MAX_ATTEMPTS:
-        return None
+        [newest] = instance.get_run_records(before, limit=1)
+        if time.time() - newest.create_timestamp.replace(tzinfo=UTC).timestamp() < RESTART_AFTER_S:
+            return None
     return dg.RunRequest(
         run_key=f"{name}-{tries}",
         tags={

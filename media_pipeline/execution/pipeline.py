@@ -186,8 +186,8 @@ class Pipeline:
         if todo:
             self._require_disk()
             if force and name == "media":
-                for medium in todo:
-                    self.cache.discard(medium.known.media_id)
+                for item in todo:
+                    self.cache.discard(item.known.media_id)
             for outcome in self._compute(stage, todo, run_id):
                 outcomes[outcome.partition_key] = outcome
                 if on_outcome:
