@@ -50,7 +50,9 @@ class ScriptedRunner:
         unavailable: Collection[tuple[str, str]] = (),
         errors: dict[str, list[MediaPipelineError]] | None = None,
         unknown: Collection[str] = (),
+        interrupt_at: str | None = None,
     ) -> None:
+        self.interrupt_at = interrupt_at
         self.failed, self.unavailable, self.unknown = set(failed), set(unavailable), set(unknown)
         self.errors = errors or {}
         self.calls: list[tuple[str, tuple[str, ...], bool, bool]] = []
@@ -69,6 +71,8 @@ class ScriptedRunner:
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> list[Outcome]:
         self.calls.append((name, tuple(partition_keys), force, retry_failed))
+        if name == self.interrupt_at:
+            raise KeyboardInterrupt
         if self.errors.get(name):
             raise self.errors[name].pop(0)
         outcomes = [self._outcome(name, key, force, retry_failed) for key in partition_keys if key not in self.unknown]
@@ -109,6 +113,9 @@ class ScriptedRunner:
 
     def end(self, partition_keys: Sequence[str]) -> None:
         self.around.append("end")
+
+    def release(self, partition_keys: Sequence[str]) -> None:
+        self.around.append("release")
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         self.around.append("finish")

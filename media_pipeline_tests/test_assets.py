@@ -238,6 +238,15 @@ def test_new_keys_become_partitions_in_their_order(instance, job) -> None:
     assert shown(instance, "frames", fresh) == dict.fromkeys(fresh, "missing")
 
 
+def test_an_interrupted_run_gives_its_media_back(instance, job, keys) -> None:
+    runner = ScriptedRunner(interrupt_at="ocr")
+    with pytest.raises(KeyboardInterrupt):
+        execute_batch(instance, runner, keys[:1], job=job)
+    assert runner.around == ["begin", "release"]
+    [run_record] = instance.get_run_records(limit=1)
+    assert run_record.dagster_run.is_finished
+
+
 def test_what_stops_a_run_is_raised(instance, job, keys) -> None:
     runner = ScriptedRunner(errors={"frames": [DiskFull("no room left", "make room")]})
     with pytest.raises(DiskFull, match="make room"):

@@ -24,9 +24,10 @@ def sample(
     fps: float = 25,
     small: Callable[[int], np.ndarray] = lambda i: TEXTURE,
     sampling: Sampling | None = None,
+    claimed_s: float | None = None,
 ) -> list[Pick[int]]:
     spread = Spread(sampling or Sampling())
-    sampler: FrameSampler[int] = FrameSampler(spread.gap_s)
+    sampler: FrameSampler[int] = FrameSampler(spread.gap_s, claimed_s)
 
     def keep(pick: Pick[int]) -> None:
         spread.add(pick.seen.time_s, pick.opens_scene, pick)
@@ -96,10 +97,9 @@ def test_content_score_is_pyscenedetects_mean_of_three_channels() -> None:
 def test_every_shot_is_seen_even_a_short_one() -> None:
     cuts = {50, 70, 90}
     picks = sample(150, lambda i: 60.0 if i in cuts else 1.0)
-    assert [pick.scene_index for pick in picks] == [0, 1, 2, 3]
+    assert [p.scene_index for p in picks if p.opens_scene] == [0, 1, 2, 3]
     bounds = [0, 50, 70, 90, 150]
     assert all(bounds[p.scene_index] <= p.seen.index < bounds[p.scene_index + 1] for p in picks)
-    assert all(p.opens_scene for p in picks)
 
 
 def test_no_gap_is_longer_than_allowed() -> None:
@@ -108,6 +108,36 @@ def test_no_gap_is_longer_than_allowed() -> None:
     assert times[0] <= 1.0
     assert max(np.diff(times)) <= 5.0
     assert 60 - times[-1] <= 5.0
+
+
+@pytest.mark.parametrize("count", [3, 4, 7, 12, 25, 50, 75, 100, 150, 240])
+def test_short_videos_get_three_frames_over_their_length(count: int) -> None:
+    length_s = count / 25
+    times = [p.seen.time_s for p in sample(count, lambda i: 1.0, claimed_s=length_s)]
+    assert 3 <= len(times) <= 4
+    assert times == sorted(set(times))
+    assert times[0] <= max(0.5, length_s / 3)
+    assert times[-1] >= length_s / 2
+
+
+@pytest.mark.parametrize("claimed_s", [None, 0.4, 600.0])
+def test_three_frames_are_kept_whatever_the_container_claims(claimed_s: float | None) -> None:
+    for count in (60, 75, 120):
+        assert len(sample(count, lambda i: 1.0, claimed_s=claimed_s)) >= 3
+
+
+def test_a_copy_that_was_cut_shorter_has_the_frames_of_the_whole() -> None:
+    motion = np.random.default_rng(3).uniform(0.5, 5, 1500)
+    whole, part = (
+        [p.seen.index for p in sample(count, lambda i: motion[i], claimed_s=count / 25)] for count in (1500, 350)
+    )
+    assert len(part) >= 4
+    assert part == whole[: len(part)]
+
+
+def test_of_the_first_frame_it_is_not_known_whether_it_is_sharp() -> None:
+    picks = sample(50, lambda i: 2.0 if i else 0.0, claimed_s=2.0)
+    assert picks[0].seen.index > 0
 
 
 def test_black_at_the_beginning_of_a_shot_is_passed_over() -> None:

@@ -88,9 +88,9 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
             if error.retryable and not isinstance(error, DiskFull):
                 raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=RETRY_WAIT_S) from error
             raise dg.Failure(description=str(error), allow_retries=False) from error
-        except DagsterExecutionInterruptedError:
-            if _was_cancelled(context):  # a person's wish, not an accident to be made good
-                batch.end(context.partition_keys)
+        except (KeyboardInterrupt, DagsterExecutionInterruptedError):
+            # A cancelled run is a person's wish; where `serve` was stopped, its next start goes on.
+            batch.interrupt(context.partition_keys, go_on_later=not _was_cancelled(context))
             raise
         if "done" in context.selected_output_names:
             yield dg.Output(None, "done")

@@ -96,8 +96,6 @@ def _run(
     retry_failed: bool,
 ) -> dict[str, str]:
     """Run the batches; returns the remedy of each analyzer that was unavailable."""
-    from media_pipeline.engine.instance import open_instance
-    from media_pipeline.engine.submit import execute_batch
     from media_pipeline.media.batching import batches
 
     pipeline = app.pipeline
@@ -108,6 +106,9 @@ def _run(
     selection = None if len(stages) == len(pipeline.stages()) else stages
     if not wanted:
         return unavailable
+    from media_pipeline.engine.instance import open_instance  # a second of imports, spared when all is done
+    from media_pipeline.engine.submit import execute_batch
+
     task = progress.add_task("analysing", total=len(wanted) * len(stages))
 
     def show(stage: str, outcome: Outcome) -> None:
@@ -116,7 +117,7 @@ def _run(
             unavailable[stage] = outcome.reason or ""
 
     with open_instance(app.settings) as instance:
-        for batch in batches([by_id[i] for i in wanted], app.settings.batch):
+        for batch in batches([by_id[i] for i in wanted], app.settings.batch, pipeline.durations_s(wanted)):
             execute_batch(
                 instance,
                 pipeline,

@@ -30,6 +30,7 @@ class StageRunner(Protocol):
     ) -> list[Outcome]: ...
     def begin(self, partition_keys: Sequence[str]) -> None: ...
     def end(self, partition_keys: Sequence[str]) -> None: ...
+    def release(self, partition_keys: Sequence[str]) -> None: ...
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]: ...
     def maintain(self) -> dict[str, dict[str, Any]]: ...
     def close(self) -> None: ...
@@ -44,6 +45,7 @@ class BatchRun:
         self._outcomes: dict[str, dict[str, Outcome]] = {}
         self._begun: list[str] = []
         self.error: MediaPipelineError | None = None  # why the run stopped early
+        self.is_interrupted = False
         self.is_concluded = False  # all wanted stages ran and the results over all media are up to date
 
     def close(self) -> None:
@@ -66,6 +68,14 @@ class BatchRun:
         self.end(partition_keys)
         self.is_concluded, self.error = True, None
         return finished
+
+    def interrupt(self, partition_keys: Sequence[str], *, go_on_later: bool) -> None:
+        """Somebody stopped the run in an orderly way."""
+        self.is_interrupted = True
+        if go_on_later:
+            self.runner.release(partition_keys)
+        else:
+            self.end(partition_keys)
 
     def give_up(self, error: MediaPipelineError) -> None:
         """The run stops early; the attempt stays open, so that its media are asked for again, a few times."""

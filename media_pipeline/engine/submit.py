@@ -96,6 +96,8 @@ def _execute(
             )
     except DagsterExecutionInterruptedError:
         raise KeyboardInterrupt from None
+    if batch.is_interrupted:
+        raise KeyboardInterrupt
     if batch.error is not None:
         raise batch.error
     if not batch.is_concluded:

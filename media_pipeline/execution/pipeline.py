@@ -110,6 +110,13 @@ class Pipeline:
 
         return [media_id for media_id in media_ids if media_id in known and is_pending(known[media_id])]
 
+    def durations_s(self, media_ids: Collection[str]) -> dict[str, float | None]:
+        """Length of the media that were decoded before; None for pictures."""
+        if not self.tables.exists("media"):
+            return {}
+        rows = self.tables.read("media", media_ids, ["media_id", "duration_s"])
+        return dict(zip(rows["media_id"].to_pylist(), rows["duration_s"].to_pylist(), strict=True))
+
     def _own_fingerprint(self, name: str) -> str | ModelUnavailable:
         try:
             return self._stages[name].prepare()
@@ -268,6 +275,10 @@ class Pipeline:
 
     def end(self, partition_keys: Sequence[str]) -> None:
         self.sources.end_attempt([m.media_id for m in self.sources.by_partition(partition_keys).values()])
+
+    def release(self, partition_keys: Sequence[str]) -> None:
+        """The run on these media was stopped in an orderly way: the sensor may ask for them again."""
+        self.sources.release([m.media_id for m in self.sources.by_partition(partition_keys).values()])
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Bring what is made from all media up to date after a batch; metadata by result."""

@@ -1,5 +1,7 @@
-"""Which frames of a video are kept: one shortly after each cut and at least one per ``max_gap_s``.
+"""Which frames of a video are kept: one shortly after each cut, at least one per ``max_gap_s``, three of a short one.
 
+Without cuts they come after 0.5, 1.5, 3.5, 7.5, ... s until the gap is the longest allowed. These times do not depend
+on the length, so that a copy that was cut shorter still shares frames with the whole, as finding duplicates needs.
 Everything here sees each frame once, in order, and holds a handful of frames at most, whatever the length.
 The cut detector is PySceneDetect's AdaptiveDetector with its defaults (Breakthrough/PySceneDetect,
 scenedetect/detectors/adaptive_detector.py), so that `scenes` comes to the same shots from the stored scores.
@@ -20,6 +22,8 @@ from media_pipeline.config import Sampling
 SCORE_WIDTH_PX = 128
 # A picture right after a cut may be half of a cross-fade or blurred; a person would look a moment later.
 SETTLE_S = 0.5
+# A single picture tells neither what happens in a video nor whether another one is a copy of it.
+MIN_FRAMES = 3
 # How long a black fade-in may last before it is taken for what it is.
 FADE_S = 2.0
 FLAT_LEVELS = 8.0  # grey levels (standard deviation) below which a frame is plain: black, white, fading
@@ -152,14 +156,22 @@ class Pick(Generic[T]):
 
 
 class FrameSampler(Generic[T]):
-    """Picks frames from a stream of unknown length. At most ``CutDetector.DELAY + 2`` frames are alive in it."""
+    """Picks frames from a stream. At most ``CutDetector.DELAY + 2`` frames are alive in it.
 
-    def __init__(self, gap_s: Callable[[], float]) -> None:
+    Args:
+        gap_s: the longest time until the next pick, asked for after each.
+        length_s: what the container claims, where it does; only of use for less than three seconds, never relied on.
+    """
+
+    def __init__(self, gap_s: Callable[[], float], length_s: float | None = None) -> None:
         self._gap_s = gap_s
+        self._settle_s = min(SETTLE_S, length_s / (2 * MIN_FRAMES)) if length_s else SETTLE_S
         self._cuts = CutDetector()
         self._recent: deque[Seen[T]] = deque()
         self._scene = 0
         self._opened = False  # whether the current scene has a pick
+        self._picks = 0
+        self._last_pick = -1  # its index
         self._due_s: float | None = None  # when the next pick is to be made
         self._best: Seen[T] | None = None
         self._best_rank = (False, 0.0)
@@ -171,25 +183,31 @@ class FrameSampler(Generic[T]):
             yield from self._consider(self._recent.popleft(), is_cut)
 
     def finish(self) -> Iterator[Pick[T]]:
+        last: Seen[T] | None = None
         while self._recent:
-            yield from self._consider(self._recent.popleft(), False)
-        if self._best is not None and not self._opened:
+            last = self._recent.popleft()
+            yield from self._consider(last, False)
+        few = self._picks < MIN_FRAMES
+        if few and self._best is None and last is not None and last.index > self._last_pick:
+            self._best = last if contrast(last.small) >= FLAT_LEVELS else None
+        if self._best is not None and (few or not self._opened):
             yield self._commit()
 
     def _consider(self, seen: Seen[T], is_cut: bool) -> Iterator[Pick[T]]:
         if self._due_s is None:
-            self._due_s = seen.time_s + SETTLE_S
+            self._due_s = seen.time_s + self._settle_s
         if is_cut:
             if self._best is not None and not self._opened:
                 yield self._commit()
             self._scene += 1
             self._opened, self._best = False, None
-            self._due_s = seen.time_s + SETTLE_S
+            self._due_s = seen.time_s + self._settle_s
         if seen.time_s > self._due_s and self._best is not None and self._ripe(seen.time_s):
             yield self._commit()
-        if seen.time_s >= self._due_s - SETTLE_S:
+        if seen.time_s >= self._due_s - self._settle_s:
             # Little change since the last frame means little motion blur. Later wins among equals: mid-shot.
-            rank = (contrast(seen.small) >= FLAT_LEVELS, -seen.score)
+            motion = seen.score if seen.index else 255.0  # of the first frame nothing is known
+            rank = (contrast(seen.small) >= FLAT_LEVELS, -motion)
             if self._best is None or rank >= self._best_rank:
                 self._best, self._best_rank = seen, rank
         if seen.time_s > self._due_s and self._ripe(seen.time_s) and self._best is not None:
@@ -201,9 +219,13 @@ class FrameSampler(Generic[T]):
 
     def _commit(self) -> Pick[T]:
         assert self._best is not None
+        assert self._due_s is not None
         pick = Pick(self._best, self._scene, not self._opened)
         self._opened, self._best = True, None
-        self._due_s = pick.seen.time_s + self._gap_s()
+        self._picks, self._last_pick = self._picks + 1, pick.seen.index
+        # From when it was due, not from where it was found: encodings differ in which frame has the least motion.
+        twice = 2 * max(self._due_s, pick.seen.time_s) + self._settle_s
+        self._due_s = min(twice, pick.seen.time_s + self._gap_s())
         return pick
 
 

@@ -77,7 +77,16 @@ class Display:
 class VideoTrack:
     """The chosen video stream: every frame is scored and counted, few are kept."""
 
-    def __init__(self, stream: Any, folder: Path, sampling: Sampling, limits: DecodeLimits, origin_s: float) -> None:
+    def __init__(
+        self,
+        stream: Any,
+        folder: Path,
+        sampling: Sampling,
+        limits: DecodeLimits,
+        *,
+        origin_s: float,
+        length_s: float | None,
+    ) -> None:
         self.stream = stream
         self.count = 0
         self.damaged = 0
@@ -94,7 +103,7 @@ class VideoTrack:
         self._scores = Scores(folder)
         self._score = ContentScore()
         self._spread = Spread(sampling)
-        self._sampler: FrameSampler[Any] = FrameSampler(self._spread.gap_s)
+        self._sampler: FrameSampler[Any] = FrameSampler(self._spread.gap_s, length_s)
 
     def add(self, frame: Any) -> None:
         if self.display is None:
@@ -228,7 +237,8 @@ class _Pass:
                 raise too_many_pixels(context.width, context.height, limits)
             context.thread_count = threads
             context.thread_type = "AUTO" if threads > 1 else "NONE"
-            self._track = VideoTrack(self._video, folder, sampling, limits, self._origin_s)
+            length_s = probe.stream_duration_s(container, [self._video])
+            self._track = VideoTrack(self._video, folder, sampling, limits, origin_s=self._origin_s, length_s=length_s)
         self._sound = AudioSink(folder)
         self._errors: Counter[str] = Counter()
         self._cover: Any = None

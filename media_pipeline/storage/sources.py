@@ -290,6 +290,10 @@ class Sources:
         """A run ended on these media, well or not: they do not kill."""
         self._update_media("attempts = 0", media_ids)
 
+    def release(self, media_ids: Collection[str]) -> None:
+        """Their run was stopped in an orderly way before it was through: as if it had not begun."""
+        self._update_media("announced = 0, attempts = 0", media_ids)
+
     def forget(self, media_id: str) -> tuple[str, ...]:
         """Erase every trace of a medium.
 

@@ -1,0 +1,102 @@
+"""The command line as a person and a script meet it: real processes, exit codes, one-line errors."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from media_pipeline_tests import _cli
+
+pytestmark = pytest.mark.slow  # each command is a process of its own
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from demo.pictures import render_slide, write_picture
+
+    folder = tmp_path_factory.mktemp("pictures") / "nested folder"
+    folder.mkdir()
+    write_picture(folder / "-rechnung ü\n4711.png", render_slide(("Kunde: Müller", "Betrag 50 Euro"), title="Rechnung"))
+    Image.new("RGB", (320, 200), (90, 120, 30)).save(folder / "green.webp")
+    return folder.parent
+
+
+@pytest.fixture(scope="module")
+def home(pictures: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    home = tmp_path_factory.mktemp("home")
+    finished = _cli.run(home, "analyze", pictures)
+    assert finished.returncode == 0, finished.stderr
+    assert "2 files: 2 done, 0 failed" in finished.stderr
+    assert "transcript unavailable" not in finished.stderr  # pictures have no sound: nothing is missing
+    return home
+
+
+def test_again_does_nothing_and_says_so(home: Path, pictures: Path) -> None:
+    finished = _cli.run(home, "analyze", pictures, "--format", "json")
+    report = json.loads(finished.stdout)
+    assert (finished.returncode, report["new"], report["known"], report["done"]) == (0, 0, 2, 2)
+
+
+def test_text_is_found_by_sql_and_by_search(home: Path) -> None:
+    rows = json.loads(_cli.run(home, "sql", "SELECT text FROM ocr ORDER BY line_index", "--format", "json").stdout)
+    assert [row["text"] for row in rows] == ["Rechnung", "Kunde: Müller", "Betrag 50 Euro"]
+    hits = json.loads(_cli.run(home, "search", "--text", "mueller", "--format", "json").stdout)
+    assert "Müller" in json.dumps(hits, ensure_ascii=False)
+
+
+def test_a_bad_file_is_listed_and_ends_with_three(home: Path, pictures: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jpg"
+    bad.write_bytes(b"\xff\xd8\xff\xe0" + b"0" * 100)
+    finished = _cli.run(home, "analyze", bad, pictures / "nested folder" / "green.webp")
+    assert finished.returncode == 3
+    assert "bad.jpg" in finished.stderr and "Traceback" not in finished.stderr
+    status = json.loads(_cli.run(home, "status", "--format", "json").stdout)
+    assert [f["name"] for f in status["failures"]] == ["bad.jpg"]
+    assert status["stages"]["ocr"]["done"] == 2
+
+
+def test_only_some_analyzers_and_what_they_need(pictures: Path, tmp_path: Path) -> None:
+    assert _cli.run(tmp_path, "analyze", pictures, "--analyzers", "ocr").returncode == 0
+    stages = json.loads(_cli.run(tmp_path, "status", "--format", "json").stdout)["stages"]
+    assert {name for name, counts in stages.items() if counts["done"]} == {"media", "frames", "ocr"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["analyze", "x", "--analyzers", "orc"], "unknown analyzer orc"),
+        (["analyze"], "PATHS"),
+        (["frobnicate"], "frobnicate"),
+    ],
+)
+def test_usage_errors_end_with_two(tmp_path: Path, arguments: list[str], said: str) -> None:
+    finished = _cli.run(tmp_path, *arguments)
+    assert finished.returncode == 2
+    assert said in finished.stderr and "Traceback" not in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("MEDIA_PIPELINE_OCR", "1"), ("MEDIA_PIPELINE_TIER", "golden"), ("MEDIA_PIPELINE_BATCH__MAX_MEDIA", "0")],
+)
+def test_a_wrong_setting_is_named(tmp_path: Path, name: str, value: str) -> None:
+    finished = _cli.run(tmp_path, "status", **{name: value})
+    assert finished.returncode == 2
+    assert name in finished.stderr and len(finished.stderr.strip().splitlines()) == 1
+
+
+def test_a_missing_path_is_said_and_the_rest_is_done(home: Path, pictures: Path, tmp_path: Path) -> None:
+    finished = _cli.run(home, "analyze", tmp_path / "nowhere.jpg", pictures)
+    assert finished.returncode in (2, 3)
+    assert "nowhere.jpg" in finished.stderr
+
+
+def test_doctor_finds_nothing_broken(tmp_path: Path) -> None:
+    finished = _cli.run(tmp_path, "doctor", "--format", "json")
+    checks = {check["name"]: check for check in json.loads(finished.stdout)}
+    assert finished.returncode == 0, finished.stdout
+    assert checks["transcript"]["level"] == "warning" and "models pull" in checks["transcript"]["remedy"]
+    assert checks["ocr"]["level"] == "ok"
