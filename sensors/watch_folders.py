@@ -20,7 +20,7 @@ from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG
 from media_pipeline.errors import DiskFull
 from media_pipeline.media.batching import batches
 from media_pipeline.media.intake import Intake, IntakeReport
-from media_pipeline.storage.sources import KnownMedium
+from media_pipeline.storage.sources import MAX_ATTEMPTS, KnownMedium
 from resources.pipeline import PipelineResource
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ MIN_INTERVAL_S = 2
 TICK_LIMIT_S = 20.0  # Dagster gives up on a tick after a minute
 TICK_LIMIT_FILES = 2_000
 MAX_WAITING_RUNS = 3
-MAX_ATTEMPTS = 3
 RESTART_AFTER_S = 1800.0  # between tries of a batch whose runs do not even start
 SOURCE = "watch folder"
 

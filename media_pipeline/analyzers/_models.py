@@ -21,7 +21,6 @@ from pathlib import Path
 from filelock import FileLock
 
 from media_pipeline.analyzers._model_catalog import CATALOG, CatalogEntry
-from media_pipeline.analyzers._model_download import HubUnreachable, download_file, probe
 from media_pipeline.errors import DiskFull, ModelUnavailable
 
 log = logging.getLogger(__name__)
@@ -177,6 +176,8 @@ class ModelStore:
 
     def _ask_hub(self, entry: CatalogEntry) -> str | None:
         """Why the hub cannot be reached, or None; asked and said once per process, whatever model is wanted."""
+        from media_pipeline.analyzers._model_download import probe  # httpx, only when there is something to ask
+
         with _unreachable_lock:
             if self._hub_url not in _unreachable:
                 smallest = min(entry.files, key=lambda f: f.bytes)
@@ -195,6 +196,8 @@ class ModelStore:
             return None
 
     def _download(self, entry: CatalogEntry, report: Progress) -> Path:
+        from media_pipeline.analyzers._model_download import HubUnreachable, download_file
+
         partial = self.root / ".partial" / f"{entry.name}-{entry.revision[:12]}"
         partial.mkdir(parents=True, exist_ok=True)
         self._check_room(entry, partial)

@@ -127,7 +127,6 @@ def _run(
                 retry_failed=retry_failed,
                 on_outcome=show,
             )
-            pipeline.sources.mark_announced([m.media_id for m in batch])
     progress.update(task, completed=len(wanted) * len(stages), description="analysed")
     return unavailable
 

@@ -33,6 +33,7 @@ def status(app: App, output: str, show_all: bool) -> None:
 def collect(app: App) -> dict[str, Any]:
     """Everything `status` shows, as plain values."""
     from media_pipeline.execution.stages import stage_infos
+    from media_pipeline.storage.sources import MAX_ATTEMPTS
 
     pipeline = app.pipeline
     counts = pipeline.ledger.counts()
@@ -51,6 +52,7 @@ def collect(app: App) -> dict[str, Any]:
         "home": str(pipeline.layout.home),
         "media": media,
         "waiting": media - sum(stages["media"].values()),
+        "given_up": [medium.path for medium in pipeline.sources.given_up(max_attempts=MAX_ATTEMPTS)],
         "stages": stages,
         "unavailable": {e.analyzer: e.reason for e in standing if e.status == "unavailable"},
         "failures": sorted(failures, key=lambda f: (f["analyzer"], f["name"])),
@@ -73,6 +75,12 @@ def _print(console: Console, report: dict[str, Any], *, show_all: bool) -> None:
     failures = [(f["name"], f["analyzer"], f["reason"] or "") for f in report["failures"]]
     failures += [(r["path"], "intake", r["reason"]) for r in report["refused"]]
     print_failures(console, failures, show_all=show_all)
+    if report["given_up"]:
+        console.print(
+            "[red]given up[/]: the run died each time; find out why with `media-pipeline --debug analyze PATH`"
+        )
+        for path in report["given_up"]:
+            console.print(f"    {escape(path)}", highlight=False, soft_wrap=True)
     console.print(
         f"disk: {report['disk_free_bytes'] / 1e9:.1f} GB free; cache {report['cache_bytes'] / 1e6:.0f} MB",
         highlight=False,

@@ -16,6 +16,7 @@ AUDIO_FILE = "audio.flac"
 JITTER_S = 0.05
 # A longer jump is a broken time stamp rather than silence somebody recorded.
 MAX_HOLE_S = 3600.0
+# Decoders hand out 10 to 30 ms at a time; passed on one by one they would cost more than their decoding.
 _BLOCK = SAMPLE_RATE
 
 Samples = npt.NDArray[np.float32]
@@ -31,8 +32,6 @@ class AudioSink:
         self._stream: Any = None
         self._resampler: Any = None
         self._written = 0  # samples at 16 kHz
-        self._coded = 0  # of these, handed to the encoder
-        self._waiting: list[Pcm] = []
         self._expected_s: float | None = None
         self._peak = 0
         self._energy = 0.0
@@ -68,7 +67,6 @@ class AudioSink:
         if self._container is None:
             return
         self._write_frames(self._resampler.resample(None))
-        self._flush()
         self._mux(self._stream.encode(None))
         self._container.close()
         self._container = None
@@ -81,7 +79,7 @@ class AudioSink:
             self._stream = self._container.add_stream("flac", rate=SAMPLE_RATE)
             self._stream.layout = "mono"
             self._stream.format = "s16"
-        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE)
+        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE, frame_size=_BLOCK)
 
     def _move_to(self, time_s: float) -> None:
         if self._expected_s is not None:
@@ -94,8 +92,8 @@ class AudioSink:
             self._expected_s = self.duration_s
         elif hole > 0:
             self.holes_s += hole / SAMPLE_RATE
-            for start in range(0, hole, SAMPLE_RATE):
-                self._write(np.zeros(min(SAMPLE_RATE, hole - start), np.int16))
+            for start in range(0, hole, _BLOCK):
+                self._write(np.zeros(min(_BLOCK, hole - start), np.int16))
         elif hole < -JITTER_S * SAMPLE_RATE:
             # Time that was heard already: the overlap is written once more rather than cut, and the clock goes on.
             self.jumps += 1
@@ -107,28 +105,17 @@ class AudioSink:
                 self._write(frame.to_ndarray()[0])
 
     def _write(self, pcm: Pcm) -> None:
-        # Decoders hand out 10 to 30 ms at a time; coded one by one they would cost more than their decoding.
-        self._waiting.append(pcm)
-        self._written += len(pcm)
-        if self._written - self._coded >= _BLOCK:
-            self._flush()
-
-    def _flush(self) -> None:
         import av
 
-        if not self._waiting:
-            return
-        pcm = np.concatenate(self._waiting)
-        self._waiting.clear()
+        self._peak = max(self._peak, int(pcm.max()), -int(pcm.min()))
         wide = pcm.astype(np.float32)
-        self._peak = max(self._peak, int(wide.max()), -int(wide.min()))
-        self._energy += float(np.square(wide).sum(dtype=np.float64))
+        self._energy += float(np.dot(wide, wide))
         frame = av.AudioFrame.from_ndarray(pcm[None, :], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE
         frame.time_base = Fraction(1, SAMPLE_RATE)
-        frame.pts = self._coded
+        frame.pts = self._written
         self._mux(self._stream.encode(frame))
-        self._coded += len(pcm)
+        self._written += len(pcm)
 
     def _mux(self, packets: list[Any]) -> None:
         for packet in packets:

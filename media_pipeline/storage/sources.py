@@ -26,6 +26,7 @@ from media_pipeline.storage.sqlite import Database, chunks, marks
 
 State = Literal["taken", "waiting", "refused"]
 
+MAX_ATTEMPTS = 3  # runs of a medium that are cut off before nobody asks for another
 SCHEMA_VERSION = 1
 # A tick every few seconds must not rewrite ten thousand rows; an hour is near enough for "last seen".
 LAST_SEEN_EVERY_S = 3600
@@ -278,6 +279,10 @@ class Sources:
         return self._media(
             "WHERE announced = 1 AND attempts BETWEEN 1 AND ? ORDER BY added_at, seq", [max_attempts - 1]
         )
+
+    def given_up(self, *, max_attempts: int) -> list[KnownMedium]:
+        """Media whose run was cut off so often that nobody asks for another."""
+        return self._media("WHERE attempts >= ? ORDER BY added_at, seq", [max_attempts])
 
     def mark_announced(self, media_ids: Collection[str]) -> None:
         self._update_media("announced = 1", media_ids)
