@@ -58,6 +58,7 @@ class ModelStore:
         tier: str,
         catalog: Mapping[str, CatalogEntry] = CATALOG,
         probe_s: float = 5.0,
+        fetch: bool = True,
     ) -> None:
         self.root = root
         self.tier = tier  # auto | embedded | standard
@@ -65,6 +66,7 @@ class ModelStore:
         self._hub_url = hub_url.rstrip("/")
         self._catalog = catalog
         self._probe_s = probe_s
+        self._fetch = fetch  # whether obtain() may download; pull() always may
         self._digests = _DigestCache(root / ".digests.json")
         self._failures: dict[str, str] = {}
         self._lock = threading.Lock()
@@ -172,7 +174,7 @@ class ModelStore:
             return False
 
     def _may_download(self) -> bool:
-        return not self._offline and self.tier != "embedded"
+        return self._fetch and not self._offline and self.tier != "embedded"
 
     def _ask_hub(self, entry: CatalogEntry) -> str | None:
         """Why the hub cannot be reached, or None; asked and said once per process, whatever model is wanted."""
@@ -187,7 +189,7 @@ class ModelStore:
             return _unreachable[self._hub_url]
 
     def _download_quietly(self, entry: CatalogEntry) -> Path | None:
-        log.info("downloading %s (%.0f MB) from %s", entry.name, entry.bytes / 1e6, self._hub_url)
+        log.warning("downloading %s once (%.0f MB) from %s", entry.name, entry.bytes / 1e6, self._hub_url)
         try:
             return self.pull(entry.name)
         except (ModelUnavailable, DiskFull) as error:

@@ -123,6 +123,11 @@ def _work(context: dg.OpExecutionContext, batch: BatchRun, stage: StageInfo, *, 
     _report(context, stage, outcomes)
     if not is_selected:
         return
+    for outcome in outcomes:
+        if outcome.status in ("failed", "unavailable") and not outcome.current:
+            # So that the partition's own page says why, not only the run's log.
+            why = {"status": outcome.status, "reason": outcome.reason or "no reason recorded"}
+            context.log_event(dg.AssetObservation(stage.name, partition=outcome.partition_key, metadata=why))
     pointers = newest_event_ids(context.instance, stage.needs)
     log_materializations(
         context,

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import Literal
 
 import click
@@ -123,15 +124,25 @@ def _home(app: App) -> Iterator[Check]:
 def _machine(app: App) -> Iterator[Check]:
     import psutil
 
-    memory = psutil.virtual_memory()
-    enough = memory.total >= 4 * GIB
+    total = min(psutil.virtual_memory().total, _container_limit())
+    enough = total >= 4 * GIB
     yield Check(
         "memory",
         "ok" if enough else "warning",
-        f"{memory.total / GIB:.1f} GiB, {memory.available / GIB:.1f} GiB available",
+        f"{total / GIB:.1f} GiB, {min(total, psutil.virtual_memory().available) / GIB:.1f} GiB available",
         None if enough else "4 GiB are the least; lower MEDIA_PIPELINE_WORKERS and MEDIA_PIPELINE_BATCH__MAX_MEDIA",
     )
     yield Check("cores", "ok", f"{app.settings.thread_count} used")
+
+
+def _container_limit() -> float:
+    """Bytes this container may use; infinity outside one."""
+    for file in (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes")):
+        try:
+            return float(file.read_text())
+        except (OSError, ValueError):  # not there, or the word "max"
+            continue
+    return float("inf")
 
 
 def _analyzers(app: App) -> Iterator[Check]:
@@ -143,7 +154,9 @@ def _analyzers(app: App) -> Iterator[Check]:
 
     settings = app.settings
     # Looking must not download anything.
-    models = ModelStore(settings.models, offline=True, hub_url=settings.hub_url, tier=settings.tier)
+    models = ModelStore(
+        settings.models, offline=settings.offline, hub_url=settings.hub_url, tier=settings.tier, fetch=False
+    )
     for spec in registry().values():
         try:
             choice = spec.choose(options_for(spec, app.settings), models)

@@ -18,6 +18,7 @@ JITTER_S = 0.05
 MAX_HOLE_S = 3600.0
 # Decoders hand out 10 to 30 ms at a time; passed on one by one they would cost more than their decoding.
 _BLOCK = SAMPLE_RATE
+_MAX_WAITING = 32
 
 Samples = npt.NDArray[np.float32]
 Pcm = npt.NDArray[np.int16]
@@ -31,6 +32,8 @@ class AudioSink:
         self._container: Any = None
         self._stream: Any = None
         self._resampler: Any = None
+        self._form: tuple[str, str, int] | None = None  # what the resampler was made for
+        self._waiting: list[Any] = []
         self._written = 0  # samples at 16 kHz
         self._expected_s: float | None = None
         self._peak = 0
@@ -54,37 +57,54 @@ class AudioSink:
 
     def add(self, frame: Any, time_s: float | None) -> None:
         """Takes an av.AudioFrame that sounds at ``time_s`` (None: right after the last)."""
-        if self._resampler is None:
-            self._open()
         if time_s is not None and (self._expected_s is None or abs(time_s - self._expected_s) > JITTER_S):
             self._move_to(time_s)
         start = self._expected_s if self._expected_s is not None else 0.0
         self._expected_s = start + frame.samples / frame.sample_rate
         frame.pts = None  # the resampler must not fill holes by itself
-        self._write_frames(self._resampler.resample(frame))
+        self._waiting.append(frame)
+        if len(self._waiting) >= _MAX_WAITING:
+            self._resample()
 
     def close(self) -> None:
-        if self._container is None:
-            return
-        self._write_frames(self._resampler.resample(None))
-        self._mux(self._stream.encode(None))
-        self._container.close()
-        self._container = None
+        self._drain()
+        if self._container is not None:
+            self._mux(self._stream.encode(None))
+            self._container.close()
+            self._container = None
+
+    def _resample(self) -> None:
+        import av
+
+        for frame in self._waiting:
+            form = (frame.format.name, frame.layout.name, frame.sample_rate)
+            if form != self._form:
+                self._flush()
+                self._form = form
+                self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE, frame_size=_BLOCK)
+            self._write_frames(self._resampler.resample(frame))
+        self._waiting.clear()
+
+    def _flush(self) -> None:
+        if self._resampler is not None:
+            self._write_frames(self._resampler.resample(None))
+
+    def _drain(self) -> None:
+        """Writes all that was added; what comes next starts anew."""
+        self._resample()
+        self._flush()
+        self._resampler = self._form = None
 
     def _open(self) -> None:
         import av
 
-        if self._container is None:
-            self._container = av.open(str(self._path), "w", format="flac")
-            self._stream = self._container.add_stream("flac", rate=SAMPLE_RATE)
-            self._stream.layout = "mono"
-            self._stream.format = "s16"
-        self._resampler = av.AudioResampler(format="s16", layout="mono", rate=SAMPLE_RATE, frame_size=_BLOCK)
+        self._container = av.open(str(self._path), "w", format="flac")
+        self._stream = self._container.add_stream("flac", rate=SAMPLE_RATE)
+        self._stream.layout = "mono"
+        self._stream.format = "s16"
 
     def _move_to(self, time_s: float) -> None:
-        if self._expected_s is not None:
-            self._write_frames(self._resampler.resample(None))
-            self._open()
+        self._drain()
         self._expected_s = max(time_s, 0.0)
         hole = round(self._expected_s * SAMPLE_RATE) - self._written
         if hole > MAX_HOLE_S * SAMPLE_RATE:
@@ -107,6 +127,8 @@ class AudioSink:
     def _write(self, pcm: Pcm) -> None:
         import av
 
+        if self._container is None:
+            self._open()
         self._peak = max(self._peak, int(pcm.max()), -int(pcm.min()))
         wide = pcm.astype(np.float32)
         self._energy += float(np.dot(wide, wide))

@@ -28,6 +28,11 @@ _TICK = Fraction(1, 1_000_000)  # of av.Container.start_time
 # Errors in a row after which the rest is taken for lost instead of being searched through.
 _MAX_ERRORS_IN_A_ROW = 1000
 
+# Frames looked at in one go, and the memory they may take. The decoder drives everything else out of the processor's
+# caches; a look at every single frame would cost three times as much.
+_MAX_WAITING = 8
+_MAX_WAITING_PIXELS = 8_000_000
+
 # What is not the fault of the content: memory, disk, quota, output limit.
 _NOT_THE_MEDIUM = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
@@ -96,6 +101,7 @@ class VideoTrack:
         self.first_s: float | None = None
         self.last_s = 0.0
         self.rhythm = Rhythm()
+        self._waiting: list[Any] = []
         self._limits, self._sampling, self._origin_s = limits, sampling, origin_s
         self._tick_s = float(stream.time_base or 0)
         self._step_s = 1 / float(stream.average_rate or 25)
@@ -106,10 +112,21 @@ class VideoTrack:
         self._sampler: FrameSampler[Any] = FrameSampler(self._spread.gap_s, length_s)
 
     def add(self, frame: Any) -> None:
+        pixels = frame.width * frame.height
+        if pixels > self._limits.max_pixels:
+            raise too_many_pixels(frame.width, frame.height, self._limits)
+        self._waiting.append(frame)
+        if len(self._waiting) >= min(_MAX_WAITING, _MAX_WAITING_PIXELS // pixels):
+            self._take_all()
+
+    def _take_all(self) -> None:
+        for frame in self._waiting:
+            self._take(frame)
+        self._waiting.clear()
+
+    def _take(self, frame: Any) -> None:
         if self.display is None:
             self._begin(frame)
-        if frame.width * frame.height > self._limits.max_pixels:
-            raise too_many_pixels(frame.width, frame.height, self._limits)
         if self.count >= self._limits.max_frames:
             raise LimitExceeded(
                 f"the video has more than {self._limits.max_frames:,} frames",
@@ -127,6 +144,7 @@ class VideoTrack:
 
     def finish(self) -> str | None:
         """Writes what was kept; returns the perceptual hash of the middle frame."""
+        self._take_all()
         for pick in self._sampler.finish():
             self._keep(pick)
         self._scores.finish()
@@ -303,8 +321,7 @@ class _Pass:
                 self._track.add(frame)
         elif stream is self._audio:
             for frame in packet.decode():
-                time_s = None if frame.pts is None else float(frame.pts * frame.time_base) - self._origin_s
-                self._sound.add(frame, time_s)
+                self._sound.add(frame, None if frame.time is None else frame.time - self._origin_s)
             if self._sound.size_bytes > self._limits.max_output_bytes:
                 raise output_exceeded(self._limits.max_output_bytes)
         elif self._cover is None and packet.size:
