@@ -15,17 +15,22 @@ from media_pipeline_tests import _synth
 
 
 def write(folder: Path, *pieces: tuple[float | None, np.ndarray], rate: int = 48_000) -> AudioSink:
-    """Pieces of sound with the second each begins at, in frames of 20 ms as a decoder hands them out."""
+    """Pieces of sound with the second each begins at."""
     sink = AudioSink(folder)
     for start, samples in pieces:
-        for at in range(0, len(samples), rate // 50):
-            part = samples[None, at : at + rate // 50].astype(np.float32)
-            frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
-            frame.sample_rate = rate
-            frame.time_base = Fraction(1, rate)
-            sink.add(frame, None if start is None else start + at / rate)
+        add(sink, start, samples, rate)
     sink.close()
     return sink
+
+
+def add(sink: AudioSink, start: float | None, samples: np.ndarray, rate: int) -> None:
+    """In frames of 20 ms, as a decoder hands them out."""
+    for at in range(0, len(samples), rate // 50):
+        part = samples[None, at : at + rate // 50].astype(np.float32)
+        frame = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+        frame.sample_rate = rate
+        frame.time_base = Fraction(1, rate)
+        sink.add(frame, None if start is None else start + at / rate)
 
 
 def reader(folder: Path, sink: AudioSink) -> AudioReader:
@@ -53,6 +58,19 @@ def test_holes_and_late_beginnings_are_silent_for_as_long_as_they_last(tmp_path:
     assert audio.duration_s == pytest.approx(5.0, abs=0.002)
     for start, end, sounds in ((0, 1.49, False), (1.52, 2.48, True), (2.52, 3.98, False), (4.02, 4.98, True)):
         assert (level(audio.read(start, end)) > 0.3) is sounds, (start, end)
+
+
+def test_the_sample_rate_may_change_on_the_way(tmp_path: Path) -> None:
+    sink = AudioSink(tmp_path)
+    for start, rate in ((0.0, 44_100), (1.0, 22_050), (2.0, 48_000)):
+        add(sink, start, _synth.tone(1.0, 1000, rate=rate), rate)
+    sink.close()
+    assert sink.duration_s == pytest.approx(3.0, abs=0.01)
+    assert sink.jumps == 0
+    audio = reader(tmp_path, sink)
+    for second in range(3):
+        heard = audio.read(second + 0.25, second + 0.75)
+        assert np.argmax(np.abs(np.fft.rfft(heard))) == 500  # of half a second: 1000 Hz
 
 
 def test_jitter_and_time_stamps_gone_mad_insert_nothing(tmp_path: Path) -> None:

@@ -93,7 +93,7 @@ def test_pages_and_animations_become_several_frames(tmp_path: Path) -> None:
         steps[0].save(path, save_all=True, append_images=steps[1:], duration=100)
         facts, _, frames = read(path)
         assert (facts.kind, facts.frame_count, facts.duration_s) == ("image", 60, 6.0), suffix
-        assert [f.scene_index for f in frames] == [0, 1], suffix
+        assert [f.scene_index for f in frames] == [0, 0, 1], suffix
         assert frames[1].pts_s == pytest.approx(frames[1].frame_index / 10)
 
 

@@ -527,6 +527,7 @@ def _kill_at_random_instants(tmp_path: Path, kills: int) -> None:
     assert all(len(m.names) >= 1 for m in media)
 
 
+@pytest.mark.slow
 def test_killed_at_any_instant_nothing_is_lost_or_doubled(tmp_path: Path) -> None:
     _kill_at_random_instants(tmp_path, kills=3)
 
@@ -536,6 +537,7 @@ def test_killed_at_twenty_instants_nothing_is_lost_or_doubled(tmp_path: Path) ->
     _kill_at_random_instants(tmp_path, kills=20)
 
 
+@pytest.mark.slow
 def test_two_processes_over_the_same_folder_at_once(tmp_path: Path) -> None:
     home = Home(tmp_path, settle_s=0)
     for number in range(30):

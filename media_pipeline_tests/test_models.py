@@ -223,6 +223,7 @@ def test_a_hub_that_refuses_connections_costs_nothing(tmp_path: Path) -> None:
     assert "cannot be reached" in models.reason("toy")
 
 
+@pytest.mark.slow
 def test_processes_that_pull_at_once_download_once(tmp_path: Path, hub: Hub) -> None:
     hub.silence_s = 0.3
     code = (

@@ -30,6 +30,7 @@ def test_every_file_is_there_and_no_other(samples: dict[str, Sample]) -> None:
     assert {s.language for s in samples.values()} >= {"de", "en"}
 
 
+@pytest.mark.slow
 def test_same_media_every_time(samples: dict[str, Sample], tmp_path: Path) -> None:
     """Partition keys are hashes of the bytes: a demo whose files differ from run to run would pile up media."""
     again = {s.path.name: s.path.read_bytes() for s in make_samples(tmp_path)}

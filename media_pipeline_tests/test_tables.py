@@ -224,6 +224,7 @@ def test_what_another_process_wrote_is_replaced_too(tmp_path: Path, tables: Tabl
     assert texts(tables) == {"a": ["a", "a"], "b": ["ours", "ours"]}
 
 
+@pytest.mark.slow
 def test_many_small_commits_leave_few_files(tables: Tables) -> None:
     tables.ensure("ocr", SCHEMA)
     expected = {}

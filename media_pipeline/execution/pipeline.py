@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._registry import registry
+from media_pipeline.analyzers._spec import ModelChoice
 from media_pipeline.config import Settings
 from media_pipeline.errors import DiskFull, ModelUnavailable
 from media_pipeline.execution.decoded import DecodedMedia
@@ -42,6 +43,7 @@ from media_pipeline.storage.tables import Tables
 # A run that is killed repeats at most this much work per stage, at the price of one small commit.
 COMMIT_EVERY_S = 5.0
 COMMIT_EVERY_MEDIA = 64
+SHA256_DIGITS = 64
 Entries = dict[tuple[str, str], Entry]
 OnOutcome = Callable[[Outcome], None]
 
@@ -239,7 +241,7 @@ class Pipeline:
             reason=str(result.error) if result.error else None,
             rows=result.rows.num_rows if result.rows is not None else 0,
             seconds=result.seconds,
-            model=f"{choice.name} ({choice.digest[:12]})" if choice else None,
+            model=_model_name(choice) if choice else None,
             tier=choice.tier if choice else None,
             preview=result.preview,
             thumbnail_jpeg=result.thumbnail_jpeg,
@@ -332,6 +334,11 @@ def table_schemas() -> dict[str, pa.Schema]:
 
 
 view_schemas = table_schemas  # every table is a view of the same name
+
+
+def _model_name(choice: ModelChoice) -> str:
+    """Name and digest; where a package's version stands for the digest, that."""
+    return f"{choice.name} ({choice.digest[:12] if len(choice.digest) == SHA256_DIGITS else choice.digest})"
 
 
 def _has_no_input(stage: Stage, known: KnownMedium, entries: Entries) -> bool:
