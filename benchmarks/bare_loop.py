@@ -16,6 +16,8 @@ from pathlib import Path
 
 from media_pipeline.config import load_settings
 
+SAMPLED_S = (0.5, 1.5, 3.5)  # where the pipeline looks in a clip of a few seconds
+
 
 def main() -> None:
     parser = argparse.ArgumentParser()
@@ -98,11 +100,11 @@ def library_defaults(files: list[Path]) -> dict[str, list[str]]:
             with Image.open(path) as picture:
                 pictures.append(np.asarray(ImageOps.exif_transpose(picture).convert("RGB")))
         elif path.suffix == ".mp4":
-            cuts = detect(str(path), AdaptiveDetector())
-            wanted = [start.seconds for start, _ in cuts] or [0.0]
+            cuts = [start.seconds for start, _ in detect(str(path), AdaptiveDetector())]
+            wanted = sorted({*SAMPLED_S, *(cut + 0.5 for cut in cuts)})
             with av.open(str(path)) as container:
                 for frame in container.decode(video=0):
-                    if wanted and frame.time >= wanted[0] + 0.5:
+                    if wanted and frame.time >= wanted[0]:
                         pictures.append(frame.to_ndarray(format="rgb24"))
                         wanted.pop(0)
             sound = decode_audio(str(path))

@@ -37,7 +37,7 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def movie(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Takes long enough to be interrupted."""
     frames = [_synth.scene(i, 0, 640, 480) for i in range(8)]
-    return _synth.movie(tmp_path_factory.mktemp("v") / "v.mp4", frames * 100, video_codec="mpeg4")
+    return _synth.movie(tmp_path_factory.mktemp("v") / "v.mp4", frames * 200, video_codec="mpeg4")
 
 
 def job(path: Path, name: str) -> DecodeJob:

@@ -40,7 +40,7 @@ DECODE_VERSION = "1"  # bump when the cached frames or sound of any medium may c
 _MEDIA_PER_CHILD = 200
 # From this size on a video gets all the cores: below, one thread each is cheaper and keeps every core busy anyway.
 _LARGE_BYTES = 32 * 1024**2
-_TICK_S = 0.5
+_TICK_S = 0.2
 
 _CRASHES = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL, signal.SIGTRAP})
 

@@ -136,7 +136,7 @@ def output_exceeded(max_bytes: int) -> LimitExceeded:
 
 def write_thumbnail(image: Image.Image, folder: Path) -> None:
     """A JPEG of at most ``THUMBNAIL_MAX_BYTES``, for people."""
-    image.draft("RGB", (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
+    image.draft("RGB", fit(*image.size, THUMBNAIL_SIDE_PX))
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX), reducing_gap=2.0)
     for quality in (60, 40, 25, 15):

@@ -65,11 +65,11 @@ def reduce(frame: Any) -> Pixels:
     import cv2
 
     sub_x, sub_y, shift = layout
-    planes = frame.planes
+    luma, *colours = frame.planes[:3]
     i420 = np.empty((h * 3 // 2, w), np.uint8)
-    i420[:h] = _strided(planes[0], step, 2 * step, h, w, shift)
+    i420[:h] = _strided(luma, step, 2 * step, h, w, shift)
     chroma = i420[h:].reshape(2, h // 2, w // 2)
-    for plane, out in zip(planes[1:3], chroma, strict=True):
+    for plane, out in zip(colours, chroma, strict=True):
         out[:] = _strided(plane, 2 * step // sub_x, 4 * step // sub_y, h // 2, w // 2, shift)
     bgr: Pixels = cv2.cvtColor(i420, cv2.COLOR_YUV2BGR_I420)
     return bgr
@@ -83,9 +83,10 @@ def contrast(bgr: Pixels) -> float:
 
 
 def _strided(plane: Any, step_x: int, step_y: int, rows: int, columns: int, shift: int) -> npt.NDArray[Any]:
-    pixels: npt.NDArray[Any] = np.frombuffer(plane, np.uint16 if shift else np.uint8)
-    lines = pixels.reshape(-1, plane.line_size // pixels.itemsize)
-    picked = lines[::step_y, ::step_x][:rows, :columns]
+    kind, size = (np.uint16, 2) if shift else (np.uint8, 1)
+    picked: npt.NDArray[Any] = np.ndarray(
+        (rows, columns), kind, plane, strides=(step_y * plane.line_size, step_x * size)
+    )
     return np.right_shift(picked, shift) if shift else picked
 
 
@@ -207,9 +208,10 @@ class FrameSampler(Generic[T]):
         if seen.time_s >= self._due_s - self._settle_s:
             # Little change since the last frame means little motion blur. Later wins among equals: mid-shot.
             motion = seen.score if seen.index else 255.0  # of the first frame nothing is known
-            rank = (contrast(seen.small) >= FLAT_LEVELS, -motion)
-            if self._best is None or rank >= self._best_rank:
-                self._best, self._best_rank = seen, rank
+            if self._best is None or (True, -motion) >= self._best_rank:
+                rank = (contrast(seen.small) >= FLAT_LEVELS, -motion)
+                if self._best is None or rank >= self._best_rank:
+                    self._best, self._best_rank = seen, rank
         if seen.time_s > self._due_s and self._ripe(seen.time_s) and self._best is not None:
             yield self._commit()
 

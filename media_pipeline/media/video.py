@@ -28,10 +28,10 @@ _TICK = Fraction(1, 1_000_000)  # of av.Container.start_time
 # Errors in a row after which the rest is taken for lost instead of being searched through.
 _MAX_ERRORS_IN_A_ROW = 1000
 
-# Frames looked at in one go, and the memory they may take. The decoder drives everything else out of the processor's
-# caches; a look at every single frame would cost three times as much.
-_MAX_WAITING = 8
-_MAX_WAITING_PIXELS = 8_000_000
+# Frames looked at in one go, and how large they may be together. Decoding drives all else out of the processor's
+# caches: to look at every frame by itself would cost a third more.
+_MAX_WAITING = 4
+_MAX_WAITING_PIXELS = 4_000_000
 
 # What is not the fault of the content: memory, disk, quota, output limit.
 _NOT_THE_MEDIUM = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
