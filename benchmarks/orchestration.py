@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from demo.pictures import render_landscape
 from media_pipeline.config import load_settings
 from media_pipeline.engine.instance import open_instance
 from media_pipeline.engine.submit import execute_batch
 from media_pipeline.execution.outcome import Outcome
 
 PREVIEW = "Rechnung 4711  \nKunde: Müller & Söhne, Lübeck  \nZahlbar bis 30. November"
-THUMBNAIL = bytes(3000)
 
 
 class IdleRunner:
     """Says of every medium that it is done."""
+
+    def __init__(self) -> None:
+        picture = io.BytesIO()
+        Image.fromarray(render_landscape((240, 160))).save(picture, "JPEG", quality=60)
+        self._thumbnail = picture.getvalue()
 
     def run_stage(
         self,
@@ -41,7 +49,7 @@ class IdleRunner:
                 seconds=0.1,
                 model="idle",
                 preview=PREVIEW,
-                thumbnail_jpeg=THUMBNAIL if name == "media" else None,
+                thumbnail_jpeg=self._thumbnail if name == "media" else None,
             )
             for key in partition_keys
         ]
@@ -50,6 +58,8 @@ class IdleRunner:
 
     def end(self, partition_keys: Sequence[str]) -> None: ...
 
+    def release(self, partition_keys: Sequence[str]) -> None: ...
+
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         return {"duplicates": {}, "search_index": {}, "warehouse": {}}
 
@@ -57,7 +67,8 @@ class IdleRunner:
 def orchestration_cpu_s_per_file(count: int) -> float:
     """CPU seconds of this process per file, for the second batch of `count`: imports and first use left out."""
     with tempfile.TemporaryDirectory() as home, open_instance(load_settings(home=Path(home))) as instance:
-        execute_batch(instance, IdleRunner(), [f"warm-up-{n}~{n:012x}" for n in range(count)])
+        runner = IdleRunner()
+        execute_batch(instance, runner, [f"warm-up-{n}~{n:012x}" for n in range(count)])
         started = time.process_time()
-        execute_batch(instance, IdleRunner(), [f"file-{n}~{n:012x}" for n in range(count)])
+        execute_batch(instance, runner, [f"file-{n}~{n:012x}" for n in range(count)])
         return (time.process_time() - started) / count

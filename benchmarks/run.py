@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=2, help="the pipeline and the loop in turn, so many times")
     arguments = parser.parse_args()
     console = Console()
-    report = Report()
+    report = Report(console)
     with tempfile.TemporaryDirectory(prefix="media-pipeline-bench-") as name:
         scratch = Path(name)
         console.print(f"making {arguments.files} files; runs over half of them and over all give the cost per file …")
@@ -49,13 +49,14 @@ def main() -> None:
         report.add("orchestration, CPU-s per file", orchestration_cpu_s_per_file(64), at_most=0.02)
         report.add("decode + sampling / bare PyAV decode", decoding_ratio(scratch / "whole"), at_most=1.2)
         report.add("seconds until the UI answers", seconds_until_ui(scratch / "ui"), at_most=30)
-    report.print(console)
+    report.print()
 
 
 class Report:
     """Figures beside their goals."""
 
-    def __init__(self) -> None:
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._rows: list[tuple[str, str, str, str]] = []
 
     def add(self, name: str, value: float, *, at_most: float | None = None, at_least: float | None = None) -> None:
@@ -66,12 +67,13 @@ class Report:
             goal, good = f"at least {at_least:g}", value >= at_least
         verdict = "" if not goal else "[green]met[/]" if good else "[red]falls short[/]"
         self._rows.append((name, f"{value:.3f}", goal, verdict))
+        self._console.print(f"  {name}: {value:.3f}", highlight=False)
 
-    def print(self, console: Console) -> None:
+    def print(self) -> None:
         table = Table("measured", "value", "goal", "")
         for row in self._rows:
             table.add_row(*row)
-        console.print(table)
+        self._console.print(table)
 
 
 @dataclass
