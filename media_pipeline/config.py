@@ -1,7 +1,8 @@
 """Settings: the only reader of the environment.
 
 Every setting is `MEDIA_PIPELINE_<NAME>`; nested ones join their names with two underscores
-(`MEDIA_PIPELINE_DECODE__MAX_PIXELS`). Units are part of the names. Unknown or wrong settings fail at start.
+(`MEDIA_PIPELINE_DECODE__MAX_PIXELS`). Units are part of the names. Unknown or wrong settings fail at
+start, wrong options of analyzers with the first command that needs an analyzer.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ def run(home: Path, *args: str | Path, timeout: float = 300, **env: str) -> subp
 
 def contents(home: Path) -> dict[str, list[str]]:
     """Every table's rows without what may differ, in a canonical order."""
-    pipeline = Pipeline.open(load_settings(home=home))
+    pipeline = Pipeline(load_settings(home=home))
     try:
         return {
             name: sorted(_lines(pipeline.tables.read(name))) if pipeline.tables.exists(name) else []

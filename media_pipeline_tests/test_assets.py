@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -13,14 +14,14 @@ from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG
 
-from media_pipeline.assets.jobs import ANALYZE_JOB, analyze_job, maintenance, refresh_job
+from media_pipeline.assets.jobs import analyze_job, maintenance, refresh_job
 from media_pipeline.assets.results import results
 from media_pipeline.assets.stages import stage_assets
 from media_pipeline.config import load_settings
 from media_pipeline.engine.batch_run import BatchRun, handed_over, handing_over
 from media_pipeline.engine.instance import open_instance
 from media_pipeline.engine.partitions import MEDIA, PARTITIONS_NAME, announce, range_tags
-from media_pipeline.engine.submit import execute_batch
+from media_pipeline.engine.submit import ANALYZE_JOB, execute_batch
 from media_pipeline.engine.tags import FORCE_TAG
 from media_pipeline.errors import DiskFull, StorageConflict
 from media_pipeline.execution.outcome import Outcome
@@ -120,6 +121,18 @@ def test_bad_media_are_failed_while_the_others_are_done(instance, job, keys) -> 
     assert shown(instance, "frames", keys) == good | {keys[4]: "failed"}
     assert shown(instance, "ocr", keys) == good | {keys[2]: "failed", keys[4]: "failed"}
     assert runner.around == ["begin", "finish", "end"]
+
+
+def test_a_lower_tier_is_said_once_per_stage_in_the_run(instance, job, keys, monkeypatch) -> None:
+    plain = ScriptedRunner._outcome
+
+    def lower(self: ScriptedRunner, name: str, *args: object) -> Outcome:
+        return replace(plain(self, name, *args), warning="a smaller model was taken" if name == "ocr" else None)
+
+    monkeypatch.setattr(ScriptedRunner, "_outcome", lower)
+    result = run(job, instance, ScriptedRunner(), keys)
+    said = [e.user_message for e in instance.all_logs(result.run_id) if "smaller" in (e.user_message or "")]
+    assert said == ["ocr: a smaller model was taken"]
 
 
 def test_without_a_model_the_run_is_green_and_the_partition_missing(instance, job, keys) -> None:
@@ -244,7 +257,7 @@ def test_an_interrupted_run_gives_its_media_back(instance, job, keys) -> None:
         execute_batch(instance, runner, keys[:1], job=job)
     assert runner.around == ["begin", "release"]
     [run_record] = instance.get_run_records(limit=1)
-    assert run_record.dagster_run.is_finished
+    assert run_record.dagster_run.status == dg.DagsterRunStatus.CANCELED
 
 
 def test_what_stops_a_run_is_raised(instance, job, keys) -> None:

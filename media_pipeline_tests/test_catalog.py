@@ -3,13 +3,14 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
 import pyarrow as pa
 import pytest
 
-from media_pipeline_tests._library import EMBEDDINGS, VIEWS, Library
+from media_pipeline_tests._library import ADDED, EMBEDDINGS, VIEWS, Library
 
 # The columns that users write in their SQL: binding names.
 CONTRACT = {
@@ -97,6 +98,15 @@ def test_duplicate_of_is_the_earliest_partner_before_it(library: Library) -> Non
     ]
     library.tables.delete("media", ["c"])
     assert asked(library, "SELECT duplicate_of FROM media WHERE media_id = 'd'") == [("a",)]
+
+
+def test_duplicate_of_does_not_care_who_comes_first_in_a_pair_or_is_gone(library: Library) -> None:
+    days = {"a": 2, "b": 0, "c": 1, "d": 1}
+    library.put("media", [{"media_id": m, "added_at": ADDED + timedelta(days=day)} for m, day in days.items()])
+    pairs = [("b", "a"), ("c", "a"), ("c", "b"), ("d", "c"), ("z", "a")]
+    library.put("duplicate_pairs", [{"media_id": m, "other_id": o} for m, o in pairs])
+    found = asked(library, "SELECT media_id, duplicate_of FROM media WHERE duplicate_of IS NOT NULL ORDER BY 1")
+    assert found == [("a", "b"), ("c", "b"), ("d", "c")]
 
 
 def test_media_added_at_the_same_instant_are_ordered_by_id(library: Library) -> None:

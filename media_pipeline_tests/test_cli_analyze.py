@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import wave
 from pathlib import Path
 
 import pytest
@@ -92,6 +93,24 @@ def test_a_missing_path_is_said_and_the_rest_is_done(home: Path, pictures: Path,
     finished = _cli.run(home, "analyze", tmp_path / "nowhere.jpg", pictures)
     assert finished.returncode in (2, 3)
     assert "nowhere.jpg" in finished.stderr
+
+
+def test_what_is_unavailable_is_said_again_when_there_is_nothing_to_do(tmp_path: Path) -> None:
+    with wave.open(str(tmp_path / "tone.wav"), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(b"".join((6000 * (n // 9 % 2)).to_bytes(2, "little") for n in range(8000)))
+    runs = [_cli.run(tmp_path / "home", "analyze", tmp_path / "tone.wav", "--format", "json") for _ in range(2)]
+    first, second = [json.loads(run.stdout)["unavailable"] for run in runs]
+    assert "models pull" in first["transcript"]
+    assert second == first
+
+
+def test_a_home_that_cannot_be_is_a_usage_error() -> None:
+    finished = _cli.run(Path("/proc/no-home"), "status")
+    assert finished.returncode == 2
+    assert "--home" in finished.stderr and len(finished.stderr.strip().splitlines()) == 1
 
 
 def test_doctor_finds_nothing_broken(tmp_path: Path) -> None:

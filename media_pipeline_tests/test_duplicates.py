@@ -4,10 +4,8 @@ import itertools
 import json
 import random
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -15,7 +13,7 @@ from PIL import Image, ImageOps
 
 from media_pipeline.config import Settings
 from media_pipeline.media.phash import phash
-from media_pipeline.results.duplicates import DUPLICATE_OF_SQL, update_duplicates
+from media_pipeline.results.duplicates import update_duplicates
 from media_pipeline.storage import schemas
 from media_pipeline.storage.tables import Tables
 
@@ -185,16 +183,6 @@ def test_nothing_to_compare_is_no_error(tmp_path: Path) -> None:
     assert library.update("a") == library.update() == 0
     library.add("sound", "audio", [])
     assert library.update("sound") == 0
-
-
-def test_duplicate_of_is_the_oldest_older_one() -> None:
-    day = datetime(2024, 1, 1, tzinfo=UTC)
-    media = pa.table({"media_id": ["a", "b", "c", "d"], "added_at": [day + timedelta(n) for n in (2, 0, 1, 1)]})
-    duplicate_pairs = pa.table({"media_id": ["b", "c", "c", "d", "z"], "other_id": ["a", "a", "b", "c", "a"]})
-    with duckdb.connect() as db:
-        db.register("media", media)
-        db.register("duplicate_pairs", duplicate_pairs)
-        assert sorted(db.execute(DUPLICATE_OF_SQL).fetchall()) == [("a", "b"), ("c", "b"), ("d", "c")]
 
 
 def test_a_picture_is_found_again_after_scaling_and_compression(library: Library, tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 from media_pipeline.analyzers import _registry
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, ModelChoice, Options
 from media_pipeline.config import Settings, load_settings
-from media_pipeline.errors import DiskFull, ModelUnavailable, UsageError
+from media_pipeline.errors import DiskFull, ModelUnavailable, UsageError, WorkerLost
 from media_pipeline.execution import pipeline as pipeline_module
 from media_pipeline.execution import stages as stages_module
 from media_pipeline.execution.decoded import DecodedMedia
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline.execution.pipeline import Pipeline
+from media_pipeline.execution.stages import stage_infos
 from media_pipeline.media.cache import Cache
 from media_pipeline.media.intake import Intake
 
@@ -97,7 +98,7 @@ def settings(tmp_path: Path, **changes: object) -> Settings:
 
 
 def opened(tmp_path: Path, pictures: Path, **changes: object) -> tuple[Pipeline, list[str]]:
-    pipeline = Pipeline.open(settings(tmp_path, **changes))
+    pipeline = Pipeline(settings(tmp_path, **changes))
     report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).take([pictures], wait=True)
     return pipeline, [m.partition_key for m in sorted([*report.new, *report.known], key=lambda m: m.name)]
 
@@ -107,7 +108,7 @@ def run_all(pipeline: Pipeline, keys: list[str], **how: bool) -> dict[str, dict[
         info.name: {
             o.partition_key.partition("~")[0]: o for o in pipeline.run_stage(info.name, keys, run_id="r", **how)
         }
-        for info in pipeline.stages()
+        for info in stage_infos()
     }
 
 
@@ -206,6 +207,55 @@ def test_without_a_model_nothing_fails_and_old_results_stay(tmp_path: Path, pict
     assert {o.status for o in run_all(pipeline, keys)["brightness"].values()} == {"done", "blocked"}
 
 
+def test_a_run_cut_off_before_it_said_unavailable_is_taken_up_again(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    def nothing(options: object, store: object) -> ModelChoice:
+        raise ModelUnavailable("no weights", "pull them")
+
+    def echo(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+        return pa.Table.from_pylist([{"media_id": m.media_id, "brightness": 1.0} for m in batch], schema=SCHEMA)
+
+    use(spec("speech", choose=nothing), spec("after", needs=("speech",), run=echo))
+    pipeline, keys = opened(tmp_path, pictures)
+    for name in ("media", "frames"):  # and then it was killed
+        pipeline.run_stage(name, keys, run_id="r")
+    ids = [m.media_id for m in pipeline.sources.all_media()]
+    assert len(pipeline.pending(ids)) == 3
+    assert run_all(pipeline, keys)["after"]["grey-40"].status == "done"
+    assert pipeline.pending(ids) == []
+
+
+def test_a_medium_that_kills_its_worker_takes_no_other_down(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    tries: list[int] = []
+
+    def deadly(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+        if any(frame.image().mean() > 140 for medium in batch for frame in medium.frames):
+            tries.append(len(batch))
+            raise WorkerLost("the worker was killed", "look for a lack of memory")
+        return brightness(model, batch, options)
+
+    use(spec(run=deadly, batch_media=1))
+    pipeline, keys = opened(tmp_path, pictures)
+    found = run_all(pipeline, keys)["brightness"]
+    assert {k: o.status for k, o in found.items() if k != "text"} == {
+        "grey-40": "done",
+        "grey-120": "done",
+        "grey-200": "failed",
+    }
+    assert len(tries) == 2  # once in company, once alone
+    assert "lack of memory" in (found["grey-200"].reason or "")
+
+
+def test_when_every_worker_dies_no_medium_is_blamed(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    def dead(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+        raise WorkerLost("the worker was killed", "look for a lack of memory")
+
+    use(spec(run=dead))
+    pipeline, keys = opened(tmp_path, pictures)
+    with pytest.raises(WorkerLost):
+        run_all(pipeline, keys)
+    assert not [entry for entry in pipeline.ledger.failures() if entry.analyzer == "brightness"]
+
+
 def test_media_without_input_are_done_without_a_model(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
     def nothing(options: object, store: object) -> ModelChoice:
         raise ModelUnavailable("no weights", "pull them")
@@ -228,10 +278,22 @@ def test_frames_are_decoded_again_when_the_cache_let_them_go(  # type: ignore[no
     assert {o.status for o in run_all(changed, keys)["brightness"].values()} == {"done", "blocked"}
 
 
+def test_a_lower_tier_is_told_with_what_it_made(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec(choose=lambda options, store: ModelChoice("mean", "embedded", "0" * 64, warning="a smaller one")))
+    pipeline, keys = opened(tmp_path, pictures)
+    outcomes = run_all(pipeline, keys)["brightness"].values()
+    assert {(o.status, o.tier, o.warning) for o in outcomes} == {
+        ("done", "embedded", "a smaller one"),
+        ("blocked", None, None),
+    }
+    again = run_all(pipeline, keys)["brightness"].values()
+    assert {o.warning for o in again} == {None}  # nothing was made
+
+
 def test_a_full_disk_stops_the_run_and_nothing_is_recorded(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
     use(spec())
     _, keys = opened(tmp_path, pictures)
-    pipeline = Pipeline.open(load_settings(home=tmp_path / "home", offline=True, min_free_bytes=1 << 60))
+    pipeline = Pipeline(load_settings(home=tmp_path / "home", offline=True, min_free_bytes=1 << 60))
     with pytest.raises(DiskFull, match="make room"):
         pipeline.run_stage("media", keys, run_id="r")
     assert pipeline.ledger.entries() == {}
@@ -241,4 +303,11 @@ def test_a_wrong_option_is_a_usage_error_that_names_the_setting(tmp_path: Path, 
     use(spec())
     pipeline, keys = opened(tmp_path, pictures, options={"brightness": {"scael": 1}})
     with pytest.raises(UsageError, match="MEDIA_PIPELINE_OPTIONS__BRIGHTNESS__SCAEL"):
+        pipeline.run_stage("media", keys, run_id="r")
+
+
+def test_options_of_an_analyzer_there_is_not_are_a_usage_error(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    pipeline, keys = opened(tmp_path, pictures, options={"brigthness": {"scale": 1}})
+    with pytest.raises(UsageError, match="MEDIA_PIPELINE_OPTIONS__BRIGTHNESS"):
         pipeline.run_stage("media", keys, run_id="r")

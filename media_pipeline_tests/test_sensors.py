@@ -28,7 +28,7 @@ class World:
     def __init__(self, home: Path) -> None:
         self.inbox = home / "inbox"
         settings = load_settings(home=home)
-        self.pipeline = Pipeline.open(settings)
+        self.pipeline = Pipeline(settings)
         self.instance = open_instance(settings)
         self.sensor = watch_folders(analyze_job(STAGES))
         self._context = dg.build_sensor_context(

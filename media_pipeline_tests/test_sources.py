@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from media_pipeline.errors import UsageError
-from media_pipeline.storage.sources import SOURCES, KnownMedium, Sources, shown
+from media_pipeline.storage.schemas import SOURCES
+from media_pipeline.storage.sources import KnownMedium, Sources, shown
 
 
 @pytest.fixture

@@ -103,7 +103,7 @@ def test_a_folder_without_a_tokenizer_is_refused_before_it_asks_the_network(tmp_
 def test_threads_do_not_change_the_fingerprint_and_the_beam_does(tmp_path: Path) -> None:
     choice = ANALYZER.choose(TranscriptOptions(language="en"), store(tmp_path))
     plain = ANALYZER.fingerprint(choice, TranscriptOptions())
-    assert ANALYZER.fingerprint(choice, TranscriptOptions(cpu_threads=3)) == plain
+    assert ANALYZER.fingerprint(choice, TranscriptOptions(threads=3)) == plain
     assert ANALYZER.fingerprint(choice, TranscriptOptions(beam_size=1)) != plain
 
 
@@ -205,7 +205,7 @@ def test_the_draft_is_marked_and_its_times_are_inside_the_speech(draft: Loaded) 
 @pytest.fixture(scope="module")
 def random_whisper(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
     folder = make_whisper(tmp_path_factory.mktemp("whisper"))
-    options = TranscriptOptions(model=str(folder), cpu_threads=1, beam_size=1, language="en")
+    options = TranscriptOptions(model=str(folder), threads=1, beam_size=1, language="en")
     choice = ANALYZER.choose(options, store(folder.parent / "store"))
     assert (choice.tier, choice.path) == ("standard", folder)
     return ANALYZER.load(choice, "cpu", options), options
@@ -248,7 +248,7 @@ def test_an_unknown_language_is_a_usage_error(random_whisper: Loaded) -> None:
 
 @pytest.fixture(scope="module")
 def memorised(tmp_path_factory: pytest.TempPathFactory) -> Loaded:
-    options = TranscriptOptions(model=str(MEMORISED), cpu_threads=1)
+    options = TranscriptOptions(model=str(MEMORISED), threads=1)
     return ANALYZER.load(ANALYZER.choose(options, store(tmp_path_factory.mktemp("store"))), "cpu", options), options
 
 

@@ -23,7 +23,7 @@ class PipelineResource(dg.ConfigurableResource[None]):
         # Table and index libraries take seconds to import, and definitions are loaded by every process of Dagster.
         from media_pipeline.execution.pipeline import Pipeline
 
-        return Pipeline.open(load_settings())
+        return Pipeline(load_settings())
 
 
 class BatchResource(ConfigurableResourceFactory[BatchRun]):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import shutil
 import time
 from collections.abc import Sequence
 from datetime import UTC
@@ -13,7 +12,6 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
 
-from media_pipeline.config import Settings
 from media_pipeline.engine.instance import reconcile_dead_runs
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, keys_of_run, range_tags
 from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG
@@ -58,9 +56,8 @@ def watch_folders(job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
 
 
 def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
-    if (full := _no_room(pipeline.settings)) is not None:
-        return full
     try:
+        pipeline.require_disk()
         report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).tick(
             pipeline.settings.watched, limit_files=TICK_LIMIT_FILES, limit_seconds=TICK_LIMIT_S
         )
@@ -124,16 +121,6 @@ def _request(instance: dg.DagsterInstance, batch: Sequence[KnownMedium]) -> dg.R
             FORCE_TAG: "false",
             SOURCE_TAG: SOURCE,
         },
-    )
-
-
-def _no_room(settings: Settings) -> dg.SkipReason | None:
-    free = shutil.disk_usage(settings.home).free
-    if free >= settings.min_free_bytes:
-        return None
-    return dg.SkipReason(
-        f"only {free / 1e9:.1f} GB are free below {settings.home}; make room or lower MEDIA_PIPELINE_MIN_FREE_BYTES, "
-        f"which is {settings.min_free_bytes / 1e9:.1f} GB"
     )
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from media_pipeline.analyzers._model_catalog import CATALOG, CatalogEntry
+from media_pipeline.config import Settings
 from media_pipeline.errors import DiskFull, ModelUnavailable
 
 log = logging.getLogger(__name__)
@@ -70,6 +71,11 @@ class ModelStore:
         self._digests = _DigestCache(root / ".digests.json")
         self._failures: dict[str, str] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, settings: Settings, *, fetch: bool = True) -> ModelStore:
+        """The store of a home; without `fetch` it only looks, and `obtain` downloads nothing."""
+        return cls(settings.models, offline=settings.offline, hub_url=settings.hub_url, tier=settings.tier, fetch=fetch)
 
     def find(self, name: str) -> Path | None:
         """The folder of a complete, verified model, or a local folder given by its path. Never asks the network.

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from media_pipeline.analyzers._onnx import open_session
 from media_pipeline.analyzers._spec import Image
 
 Floats = npt.NDArray[np.float32]
@@ -189,13 +190,5 @@ def _line_input(line: Image, width_px: int) -> Floats:
 
 
 def _session(path: Path, threads: int, device: str) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # its warnings speak of the graph, which nobody here can change
-    # The arena keeps the largest picture's memory for ever; without it a worker goes back to what it needs.
-    options.enable_cpu_mem_arena = False
-    providers = ["CUDAExecutionProvider"] if device.startswith("cuda") else []
-    return onnxruntime.InferenceSession(str(path), options, providers=[*providers, "CPUExecutionProvider"])
+    # Pictures differ in size: a worker that kept the memory of the largest would never give it back.
+    return open_session(path, threads=threads, device=device, keep_memory=False)

@@ -1,4 +1,4 @@
-"""Which OCR weights there are, and the engine that runs them."""
+"""Which OCR weights there are, for which engine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from media_pipeline.analyzers._ocr_onnx import Engine, OnnxEngine
 from media_pipeline.analyzers._spec import ModelChoice
 from media_pipeline.errors import ModelUnavailable
 
@@ -31,18 +30,6 @@ def choose(engine: str, model: str | None, store: Any) -> ModelChoice:
     files = weight_files(folder)
     name = f"PP-OCR {folder.name}" if model else f"PP-OCRv6 small (rapidocr {version('rapidocr')})"
     return ModelChoice(name, "standard" if model else "embedded", digest(files), folder)
-
-
-def load(engine: str, choice: ModelChoice, device: str, threads: int) -> Engine:
-    """Open the sessions of what `choose` found."""
-    if choice.path is None:
-        raise ModelUnavailable(f"{choice.name} names no folder", "choose the model again")
-    if engine == "paddleocr":
-        from media_pipeline.analyzers._ocr_paddle import PaddleEngine
-
-        return PaddleEngine(choice.path, packaged_folder(), threads=threads, device=device)
-    det, rec, cls = weight_files(choice.path)
-    return OnnxEngine(det, rec, cls, threads=threads, device=device)
 
 
 def packaged_folder() -> Path:

@@ -41,7 +41,7 @@ class Whisper:
 
     draft = False
 
-    def __init__(self, folder: Path, device: str, beam_size: int, cpu_threads: int) -> None:
+    def __init__(self, folder: Path, device: str, beam_size: int, threads: int) -> None:
         check_folder(folder)
         from faster_whisper import WhisperModel
 
@@ -51,7 +51,7 @@ class Whisper:
             str(folder),
             device="cuda" if on_gpu else "cpu",
             compute_type="int8_float16" if on_gpu else "int8",
-            cpu_threads=cpu_threads or len(os.sched_getaffinity(0)),
+            cpu_threads=threads or len(os.sched_getaffinity(0)),
         )
 
     def segments(self, audio: Audio, windows: Iterator[Window], language: str) -> Iterator[Segment]:

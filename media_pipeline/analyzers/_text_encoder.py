@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from media_pipeline.analyzers._onnx import open_session
 from media_pipeline.analyzers._text_graph import bert_graph
 from media_pipeline.errors import ModelUnavailable
 
@@ -112,18 +113,8 @@ def _batches(tokens: list[list[int]]) -> list[list[int]]:
     return groups
 
 
-def _session(model: bytes | str, threads: int) -> Any:
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-
-
 def _onnx_runner(path: Path, threads: int) -> _Run:
-    session = _session(str(path), threads)
+    session = open_session(path, threads=threads)
     wanted = {given.name for given in session.get_inputs()}
     output = session.get_outputs()[0].name
 
@@ -143,7 +134,7 @@ def _safetensors_runner(folder: Path, config: dict[str, Any], threads: int) -> _
     if config.get("hidden_act") != "gelu":
         raise ValueError(f"its activation is {config.get('hidden_act')}, not gelu")
     graph = bert_graph(weights, config["num_attention_heads"], config.get("layer_norm_eps", 1e-12))
-    session = _session(graph, threads)
+    session = open_session(graph, threads=threads)
     words = weights["embeddings.word_embeddings.weight"]
     # RoBERTa's positions start after the padding id.
     first = config["pad_token_id"] + 1 if "roberta" in config.get("model_type", "") else 0

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from media_pipeline.analyzers._onnx import open_session
 from media_pipeline.analyzers._spec import Audio, Samples
 from media_pipeline.errors import ModelUnavailable
 
@@ -52,14 +53,7 @@ class SileroVad:
     """Safe for threads: the state of a recording lives in the call."""
 
     def __init__(self) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.inter_op_num_threads = options.intra_op_num_threads = 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(
-            str(_weights()), providers=["CPUExecutionProvider"], sess_options=options
-        )
+        self._session = open_session(_weights())
 
     def probabilities(self, audio: Audio) -> Iterator[float]:
         """One speech probability per window of 32 ms, the last window filled up with zeros. Memory: one block."""

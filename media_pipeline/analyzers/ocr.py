@@ -15,9 +15,10 @@ from pydantic import Field
 
 from media_pipeline.analyzers import _ocr_weights
 from media_pipeline.analyzers._ocr_frames import Thumbnail, is_unchanged, thumbnail
-from media_pipeline.analyzers._ocr_onnx import Engine
+from media_pipeline.analyzers._ocr_onnx import Engine, OnnxEngine
 from media_pipeline.analyzers._ocr_page import Page, read_page
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Frame, Medium, ModelChoice, Options
+from media_pipeline.errors import ModelUnavailable
 
 _PIXELS = {"unit": "px of the displayed picture"}
 SCHEMA = pa.schema(
@@ -56,7 +57,15 @@ def choose(options: OcrOptions, store: Any) -> ModelChoice:
 
 
 def load(choice: ModelChoice, device: str, options: OcrOptions) -> Engine:
-    return _ocr_weights.load(options.engine, choice, device, options.threads)
+    """Open the sessions of what `choose` found."""
+    if choice.path is None:
+        raise ModelUnavailable(f"{choice.name} names no folder", "choose the model again")
+    if options.engine == "paddleocr":
+        from media_pipeline.analyzers._ocr_paddle import PaddleEngine  # yaml and its settings, seldom wanted
+
+        return PaddleEngine(choice.path, _ocr_weights.packaged_folder(), threads=options.threads, device=device)
+    det, rec, cls = _ocr_weights.weight_files(choice.path)
+    return OnnxEngine(det, rec, cls, threads=options.threads, device=device)
 
 
 def run(engine: Engine, batch: Batch, options: OcrOptions) -> pa.Table:

@@ -49,7 +49,8 @@ class TextEmbeddingsOptions(Options):
     """Options of `text_embeddings`."""
 
     model: str | None = Field(None, description="catalogued model or local folder; by tier when empty")
-    threads: int = Field(1, ge=1, description="threads of one call of the model")
+    # Not part of the fingerprint: it changes how fast, not what.
+    threads: int = Field(1, ge=1, exclude=True, description="threads of one call of the model")
 
 
 def choose(options: TextEmbeddingsOptions, store: ModelStore) -> ModelChoice:

@@ -56,7 +56,7 @@ class TranscriptOptions(Options):
     min_speech_s: float = Field(0.25, ge=0, description="seconds below which speech is not believed")
     min_silence_s: float = Field(0.3, gt=0, description="seconds of silence that end a span of speech")
     # Not part of the fingerprint: it changes how fast, not what.
-    cpu_threads: int = Field(0, ge=0, exclude=True, description="threads per recording; 0: one per core")
+    threads: int = Field(0, ge=0, exclude=True, description="threads per recording; 0: one per core")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +96,7 @@ def choose(options: TranscriptOptions, store: ModelStore) -> ModelChoice:
 def load(choice: ModelChoice, device: str, options: TranscriptOptions) -> Model:
     if choice.path is None:
         return Model(SileroVad(), Sphinx())
-    return Model(SileroVad(), Whisper(choice.path, device, options.beam_size, options.cpu_threads))
+    return Model(SileroVad(), Whisper(choice.path, device, options.beam_size, options.threads))
 
 
 def run(model: Model, batch: Batch, options: TranscriptOptions) -> pa.Table:

@@ -7,9 +7,9 @@ from dagster._core.definitions.unresolved_asset_job_definition import Unresolved
 
 from media_pipeline.assets.results import RESULTS, RESULTS_POOL
 from media_pipeline.engine.batch_run import BatchRun
+from media_pipeline.engine.submit import ANALYZE_JOB
 from media_pipeline.execution.outcome import StageInfo
 
-ANALYZE_JOB = "analyze_media"
 REFRESH_JOB = "refresh_results"
 
 

@@ -25,9 +25,10 @@ from media_pipeline.engine.materializations import (
     withdraw_plans,
 )
 from media_pipeline.engine.partitions import MEDIA
-from media_pipeline.engine.tags import FORCE_TAG, RETRY_FAILED_TAG
+from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG
 from media_pipeline.errors import DiskFull, MediaPipelineError
 from media_pipeline.execution.outcome import Outcome, StageInfo
+from media_pipeline.execution.stages import with_needs
 
 OWNERS = ["team:media"]
 ANALYSIS_POOL = "analysis"
@@ -76,7 +77,7 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
     def run_stage(context: dg.OpExecutionContext) -> Iterator[dg.Output[None]]:
         batch: BatchRun = context.resources.batch
         selected = {key.to_user_string() for key in context.selected_asset_keys}
-        wanted = _wanted(stages, selected)
+        wanted = with_needs(stages, selected)
         try:
             if stage.name in wanted:
                 batch.begin(context.partition_keys)
@@ -91,6 +92,9 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             # A cancelled run is a person's wish; where `serve` was stopped, its next start goes on.
             batch.interrupt(context.partition_keys, go_on_later=not _was_cancelled(context))
+            if context.run.tags.get(SOURCE_TAG) == COMMAND_LINE:
+                # Ctrl-C is a request as good as the UI's; without it Dagster calls the run failed.
+                context.instance.report_run_canceling(context.run)
             raise
         if "done" in context.selected_output_names:
             yield dg.Output(None, "done")
@@ -101,17 +105,6 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
 def _was_cancelled(context: dg.OpExecutionContext) -> bool:
     run = context.instance.get_run_by_id(context.run_id)
     return run is not None and run.status == dg.DagsterRunStatus.CANCELING
-
-
-def _wanted(stages: Sequence[StageInfo], selected: set[str]) -> list[str]:
-    """The selected stages and all they need, in order."""
-    needs = {stage.name: stage.needs for stage in stages}
-    wanted: set[str] = set()
-    frontier = set(selected)
-    while frontier:
-        wanted |= frontier
-        frontier = {need for name in frontier for need in needs[name]} - wanted
-    return [stage.name for stage in stages if stage.name in wanted]
 
 
 def _work(context: dg.OpExecutionContext, batch: BatchRun, stage: StageInfo, *, is_selected: bool) -> None:
@@ -168,6 +161,8 @@ def _report(context: dg.OpExecutionContext, stage: StageInfo, outcomes: Sequence
     seconds = sum(outcome.seconds for outcome in outcomes if not outcome.current)
     counts = ", ".join(f"{len(found)} {status}" for status, found in sorted(by_status.items())) or "nothing to do"
     context.log.info(f"{stage.name}: {counts}; {seconds:.1f} s of work")
+    for warning in sorted({outcome.warning for outcome in outcomes if outcome.warning}):
+        context.log.warning(f"{stage.name}: {warning}")
     unavailable = by_status.get("unavailable", [])
     if unavailable:
         reasons = {outcome.reason or "no model" for outcome in unavailable}

@@ -41,7 +41,7 @@ def analyze(
     """
     console = Console(stderr=True)
     pipeline = app.pipeline
-    stages = _closure(analyzers)
+    stages = _stages_for(analyzers)
     with _progress(console) as progress:
         report, files = _take(pipeline, paths, progress)
         media = list({m.media_id: m for m in [*report.new, *report.known]}.values())
@@ -49,24 +49,19 @@ def analyze(
     return _summary(app, media, report, files, stages, unavailable, console, output)
 
 
-def _closure(analyzers: str | None) -> list[str]:
+def _stages_for(analyzers: str | None) -> list[str]:
     """The stages to run: those asked for and all they need; every stage when nothing was asked for."""
-    from media_pipeline.execution.stages import stage_infos
+    from media_pipeline.execution.stages import stage_infos, with_needs
 
-    needs = {info.name: info.needs for info in stage_infos()}
+    stages = stage_infos()
+    names = [stage.name for stage in stages]
     if analyzers is None:
-        return list(needs)
+        return names
     wanted = [name.strip() for name in analyzers.split(",") if name.strip()]
-    unknown = [name for name in wanted if name not in needs]
+    unknown = [name for name in wanted if name not in names]
     if unknown or not wanted:
-        raise UsageError(f"unknown analyzer {', '.join(unknown) or '(none)'}", f"there are: {', '.join(needs)}")
-    closed: set[str] = set()
-    while wanted:
-        name = wanted.pop()
-        if name not in closed:
-            closed.add(name)
-            wanted.extend(needs[name])
-    return [name for name in needs if name in closed]
+        raise UsageError(f"unknown analyzer {', '.join(unknown) or '(none)'}", f"there are: {', '.join(names)}")
+    return with_needs(stages, wanted)
 
 
 def _take(pipeline: Pipeline, paths: Sequence[Path], progress: Progress) -> tuple[IntakeReport, int]:
@@ -96,6 +91,7 @@ def _run(
     retry_failed: bool,
 ) -> dict[str, str]:
     """Run the batches; returns the remedy of each analyzer that was unavailable."""
+    from media_pipeline.execution.stages import stage_infos
     from media_pipeline.media.batching import batches
 
     pipeline = app.pipeline
@@ -103,20 +99,26 @@ def _run(
     wanted = ids if force else pipeline.pending(ids, stages, retry_failed=retry_failed)
     by_id = {m.media_id: m for m in media}
     unavailable: dict[str, str] = {}
-    selection = None if len(stages) == len(pipeline.stages()) else stages
+    selection = None if len(stages) == len(stage_infos()) else stages
     if not wanted:
         return unavailable
     from media_pipeline.engine.instance import open_instance  # a second of imports, spared when all is done
     from media_pipeline.engine.submit import execute_batch
+    from media_pipeline.storage.disk import disk_full_explained
 
     task = progress.add_task("analysing", total=len(wanted) * len(stages))
 
+    warned: set[str] = set()
+
     def show(stage: str, outcome: Outcome) -> None:
         progress.update(task, advance=1, description=f"{stage}: {escape(outcome.partition_key[:40])}")
+        if outcome.warning and stage not in warned:
+            warned.add(stage)
+            progress.console.print(f"[yellow]{stage}:[/] {escape(outcome.warning)}", highlight=False, soft_wrap=True)
         if outcome.status == "unavailable":
             unavailable[stage] = outcome.reason or ""
 
-    with open_instance(app.settings) as instance:
+    with disk_full_explained(app.settings.home), open_instance(app.settings) as instance:
         for batch in batches([by_id[i] for i in wanted], app.settings.batch, pipeline.durations_s(wanted)):
             execute_batch(
                 instance,
@@ -141,7 +143,10 @@ def _summary(
     console: Console,
     output: str,
 ) -> int:
-    failures = _failures(app.pipeline, media, stages)
+    failures = _of_status("failed", app.pipeline, media, stages)
+    # What an earlier run found unavailable still is, also where this one had nothing to do.
+    missing = _of_status("unavailable", app.pipeline, media, stages)
+    unavailable = {analyzer: reason for _, analyzer, reason in missing} | unavailable
     failed_files = {media_id for media_id, _, _ in failures}
     names = {m.media_id: m for m in media}
     refused = [(str(path), reason) for path, reason in report.refused]
@@ -165,12 +170,15 @@ def _summary(
     return EXIT_SOME_FAILED if failures or refused else 0
 
 
-def _failures(pipeline: Pipeline, media: Sequence[KnownMedium], stages: Sequence[str]) -> list[tuple[str, str, str]]:
+def _of_status(
+    status: str, pipeline: Pipeline, media: Sequence[KnownMedium], stages: Sequence[str]
+) -> list[tuple[str, str, str]]:
+    """(media_id, analyzer, reason) of these media and stages with this status in the ledger."""
     entries = pipeline.ledger.entries([m.media_id for m in media])
     return [
         (media_id, analyzer, entry.reason or "no reason recorded")
         for (media_id, analyzer), entry in sorted(entries.items())
-        if entry.status == "failed" and analyzer in stages
+        if entry.status == status and analyzer in stages
     ]
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from media_pipeline.config import Settings, load_settings
+from media_pipeline.errors import DiskFull, UsageError
 
 if TYPE_CHECKING:
     from media_pipeline.analyzers._models import ModelStore
@@ -28,8 +29,15 @@ class App:
     @cached_property
     def pipeline(self) -> Pipeline:
         from media_pipeline.execution.pipeline import Pipeline
+        from media_pipeline.storage.disk import is_disk_full
 
-        return Pipeline.open(self.settings)
+        try:
+            return Pipeline(self.settings)
+        except OSError as error:
+            home = self.settings.home
+            if is_disk_full(error, home.parent):
+                raise DiskFull(f"no room left on the device of {home}", "free some space and try again") from error
+            raise UsageError(f"{home} cannot be the home: {error.strerror}", "name another with --home") from error
 
     @property
     def layout(self) -> Layout:

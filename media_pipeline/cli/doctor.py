@@ -18,9 +18,9 @@ from rich.console import Console
 from rich.markup import escape
 
 from media_pipeline.cli.context import App
+from media_pipeline.config import GIB
 
 Level = Literal["ok", "warning", "error"]
-GIB = 1024**3
 # Import name by distribution: what the product cannot do without.
 PACKAGES = {
     "dagster": "dagster",
@@ -152,11 +152,7 @@ def _analyzers(app: App) -> Iterator[Check]:
     from media_pipeline.errors import ModelUnavailable
     from media_pipeline.execution.stages import options_for
 
-    settings = app.settings
-    # Looking must not download anything.
-    models = ModelStore(
-        settings.models, offline=settings.offline, hub_url=settings.hub_url, tier=settings.tier, fetch=False
-    )
+    models = ModelStore.of(app.settings, fetch=False)  # looking must not download anything
     for spec in registry().values():
         try:
             choice = spec.choose(options_for(spec, app.settings), models)

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from media_pipeline.analyzers._model_catalog import CATALOG
 from media_pipeline.analyzers._models import ModelStatus, ModelStore
-from media_pipeline.config import Settings
+from media_pipeline.cli.context import App
 
 
 @click.group()
@@ -23,9 +23,9 @@ def models() -> None:
 @models.command("list")
 @click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
 @click.pass_obj
-def list_models(obj: object, format_: str) -> None:
+def list_models(app: App, format_: str) -> None:
     """Which models there are, what for, and which are on this machine."""
-    found = _store(obj).list()
+    found = ModelStore.of(app.settings).list()
     if format_ == "json":
         click.echo(json.dumps([_plain(status) for status in found], indent=2))
         return
@@ -40,20 +40,15 @@ def list_models(obj: object, format_: str) -> None:
 @models.command()
 @click.argument("name", type=click.Choice(sorted(CATALOG)))
 @click.pass_obj
-def pull(obj: object, name: str) -> None:
+def pull(app: App, name: str) -> None:
     """Download a model; an interrupted download goes on where it stopped."""
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     # The bar belongs to the terminal; what a script reads is the folder, on stdout.
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=CATALOG[name].bytes)
-        folder = _store(obj).pull(name, lambda done, _total: bar.update(task, completed=done))
+        folder = ModelStore.of(app.settings).pull(name, lambda done, _total: bar.update(task, completed=done))
         bar.update(task, completed=CATALOG[name].bytes)
     click.echo(str(folder))
-
-
-def _store(obj: object) -> ModelStore:
-    settings: Settings = obj.settings  # type: ignore[attr-defined]
-    return ModelStore(settings.models, offline=settings.offline, hub_url=settings.hub_url, tier=settings.tier)
 
 
 def _plain(status: ModelStatus) -> dict[str, object]:

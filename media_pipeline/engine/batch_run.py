@@ -12,7 +12,7 @@ from media_pipeline.errors import MediaPipelineError
 from media_pipeline.execution.outcome import Outcome
 
 _PROGRESS_EVERY_S = 10.0
-OnOutcome = Callable[[str, Outcome], None]  # (stage, outcome)
+OnStageOutcome = Callable[[str, Outcome], None]  # (stage, outcome)
 
 
 class StageRunner(Protocol):
@@ -39,7 +39,7 @@ class StageRunner(Protocol):
 class BatchRun:
     """One run over a batch of media. Lives as long as the run, in its process."""
 
-    def __init__(self, runner: StageRunner, on_outcome: OnOutcome | None = None) -> None:
+    def __init__(self, runner: StageRunner, on_outcome: OnStageOutcome | None = None) -> None:
         self.runner = runner
         self._on_outcome = on_outcome
         self._outcomes: dict[str, dict[str, Outcome]] = {}

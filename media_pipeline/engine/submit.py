@@ -13,10 +13,10 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
-from media_pipeline.engine.batch_run import BatchRun, OnOutcome, StageRunner, handing_over
+from media_pipeline.engine.batch_run import BatchRun, OnStageOutcome, StageRunner, handing_over
 from media_pipeline.engine.instance import PROCESS_TAG, process_signature
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, range_tags
-from media_pipeline.engine.tags import FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG
+from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG
 
 # Reached by name, as Dagster's own code server does: what is above this layer is not imported by it.
 DEFINITIONS_MODULE = "media_pipeline.definitions"
@@ -39,7 +39,7 @@ def execute_batch(
     runner: StageRunner,
     partition_keys: Sequence[str],
     *,
-    on_outcome: OnOutcome | None = None,
+    on_outcome: OnStageOutcome | None = None,
     stages: Collection[str] | None = None,
     force: bool = False,
     retry_failed: bool = False,
@@ -65,7 +65,7 @@ def execute_batch(
     tags = {
         FORCE_TAG: str(force).lower(),
         RETRY_FAILED_TAG: str(retry_failed).lower(),
-        SOURCE_TAG: "command line",
+        SOURCE_TAG: COMMAND_LINE,
         PROCESS_TAG: process_signature(),
         REPOSITORY_LABEL_TAG: f"__repository__@{LOCATION_NAME}",
     }

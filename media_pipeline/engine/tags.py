@@ -3,4 +3,5 @@
 FORCE_TAG = "media_pipeline/force"  # "true": make standing results anew; "false": the ledger decides
 RETRY_FAILED_TAG = "media_pipeline/retry_failed"  # "true": try again what failed on the same content
 SOURCE_TAG = "media_pipeline/source"  # who asked: "watch folder", "command line"
+COMMAND_LINE = "command line"
 BATCH_TAG = "media_pipeline/batch"  # which media, and how often they were tried before

@@ -58,12 +58,11 @@ class DecodedMedia:
 
     def close(self) -> None:
         if self._decoder is not None:
-            self._decoder.__exit__(None, None, None)
+            self._decoder.close()
             self._decoder = None
 
     def _sandboxes(self) -> Decoder:
         if self._decoder is None:
             s = self._settings
             self._decoder = Decoder(self.cache, s.decode, s.sampling, s.thread_count)
-            self._decoder.__enter__()
         return self._decoder

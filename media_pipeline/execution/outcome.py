@@ -38,6 +38,7 @@ class Outcome:
     device: str = "cpu"
     model: str | None = None
     tier: str | None = None
+    warning: str | None = None  # of the model: why a lower tier was taken
     current: bool = False
     preview: str | None = None  # Markdown for people, a few hundred characters
     thumbnail_jpeg: bytes | None = None  # a few KB, never more

@@ -16,10 +16,10 @@ from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._registry import registry
 from media_pipeline.analyzers._spec import ModelChoice
 from media_pipeline.config import Settings
-from media_pipeline.errors import DiskFull, ModelUnavailable
+from media_pipeline.errors import DiskFull, ModelUnavailable, WorkerLost
 from media_pipeline.execution.decoded import DecodedMedia
 from media_pipeline.execution.in_process import InProcessExecutor
-from media_pipeline.execution.outcome import Outcome, StageInfo
+from media_pipeline.execution.outcome import Outcome
 from media_pipeline.execution.stages import (
     AnalyzerStage,
     AudioStage,
@@ -28,6 +28,7 @@ from media_pipeline.execution.stages import (
     Result,
     Stage,
     effective_fingerprint,
+    refuse_unknown_options,
     stage_infos,
 )
 from media_pipeline.media.cache import Cache
@@ -67,13 +68,7 @@ class Pipeline:
         self.tables = Tables(self.layout.tables, self.layout.locks)
         self.ledger = Ledger(self.tables)
         self.cache = Cache(self.layout.cache, settings.cache_max_bytes)
-        self.models = ModelStore(
-            settings.models, offline=settings.offline, hub_url=settings.hub_url, tier=settings.tier
-        )
-
-    @classmethod
-    def open(cls, settings: Settings) -> Pipeline:
-        return cls(settings)
+        self.models = ModelStore.of(settings)
 
     def close(self) -> None:
         if "_decoded" in self.__dict__:
@@ -81,10 +76,7 @@ class Pipeline:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return Catalog(self.layout, self.tables, view_schemas(), extra={"sources": self.sources.table})
-
-    def stages(self) -> Sequence[StageInfo]:
-        return stage_infos()
+        return Catalog(self.layout, self.tables, table_schemas(), extra={"sources": self.sources.table})
 
     # --- what is to be done -------------------------------------------------------------------------------------
 
@@ -96,7 +88,7 @@ class Pipeline:
         A stage that failed on the same content with the same fingerprint counts as finished: trying again is for the
         user to ask. So does one whose model is unavailable as long as it stays so.
         """
-        names = [info.name for info in self.stages() if stages is None or info.name in stages]
+        names = [info.name for info in stage_infos() if stages is None or info.name in stages]
         known = self.sources.by_id(media_ids)
         entries = self.ledger.entries(media_ids)
         fingerprints = {name: self._own_fingerprint(name) for name in names}
@@ -107,6 +99,9 @@ class Pipeline:
                     self._stages[name], medium, fingerprints[name], entries, retry_failed=retry_failed
                 )
                 if isinstance(verdict, Todo):
+                    return True
+                # A run that was cut off before the ledger said so: what needs this stage still waits for its word.
+                if verdict.status == "unavailable" and (medium.media_id, name) not in entries:
                     return True
             return False
 
@@ -193,7 +188,7 @@ class Pipeline:
                     on_outcome(verdict)
         self._record_unavailable(name, outcomes.values(), entries, run_id)
         if todo:
-            self._require_disk()
+            self.require_disk()
             if force and name == "media":
                 for item in todo:
                     self.cache.discard(item.known.media_id)
@@ -208,8 +203,8 @@ class Pipeline:
         by_id = {t.known.media_id: t for t in todo}
         portion: list[Result] = []
         committed = time.monotonic()
-        for result in stage.compute([t.known for t in todo]):
-            if result.error is not None and result.error.retryable:
+        for result in _second_chance(stage, [t.known for t in todo]):
+            if result.error is not None and result.error.retryable and not isinstance(result.error, WorkerLost):
                 if portion:
                     yield from self._commit(stage, portion, by_id, run_id)
                 raise result.error
@@ -243,6 +238,7 @@ class Pipeline:
             seconds=result.seconds,
             model=_model_name(choice) if choice else None,
             tier=choice.tier if choice else None,
+            warning=choice.warning if choice else None,
             preview=result.preview,
             thumbnail_jpeg=result.thumbnail_jpeg,
         )
@@ -256,7 +252,12 @@ class Pipeline:
         if news:
             self.ledger.record(news)
 
-    def _require_disk(self) -> None:
+    def require_disk(self) -> None:
+        """Nothing new is begun on a disk that is nearly full.
+
+        Raises:
+            DiskFull: less than `min_free_bytes` are free.
+        """
         free = shutil.disk_usage(self.layout.home).free
         if free < self.settings.min_free_bytes:
             raise DiskFull(
@@ -311,6 +312,7 @@ class Pipeline:
 
     @cached_property
     def _stages(self) -> dict[str, Stage]:
+        refuse_unknown_options(self.settings)
         decoded = self._decoded
         executor = InProcessExecutor(self.settings.thread_count)
         stages: list[Stage] = [MediaStage(decoded), FramesStage(decoded), AudioStage(decoded)]
@@ -322,7 +324,7 @@ class Pipeline:
 
 
 def table_schemas() -> dict[str, pa.Schema]:
-    """Every table there is, by name."""
+    """Every table there is, by name, which is also that of its view."""
     core = {
         "media": schemas.MEDIA,
         "frames": schemas.FRAMES,
@@ -333,12 +335,31 @@ def table_schemas() -> dict[str, pa.Schema]:
     return core | {spec.name: spec.schema for spec in registry().values()}
 
 
-view_schemas = table_schemas  # every table is a view of the same name
-
-
 def _model_name(choice: ModelChoice) -> str:
     """Name and digest; where a package's version stands for the digest, that."""
     return f"{choice.name} ({choice.digest[:12] if len(choice.digest) == SHA256_DIGITS else choice.digest})"
+
+
+def _second_chance(stage: Stage, media: Sequence[KnownMedium]) -> Iterator[Result]:
+    """Results of all; those whose worker died are tried again, one at a time, when the others are through.
+
+    Without company there is more memory. A medium that kills its worker twice has failed, and takes no other down.
+
+    Raises:
+        WorkerLost: not one of several media kept its worker: it is not the media.
+    """
+    lost: list[Result] = []
+    for result in stage.compute(media):
+        if isinstance(result.error, WorkerLost):
+            lost.append(result)
+        else:
+            yield result
+    if len(lost) == len(media) > 1 and lost[0].error is not None:
+        raise lost[0].error
+    again = {result.media_id for result in lost}
+    for known in media:
+        if known.media_id in again:
+            yield from stage.compute([known])
 
 
 def _has_no_input(stage: Stage, known: KnownMedium, entries: Entries) -> bool:

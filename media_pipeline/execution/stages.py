@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -80,6 +80,17 @@ def stage_infos() -> list[StageInfo]:
     return decoding + analysis
 
 
+def with_needs(stages: Iterable[StageInfo], names: Collection[str]) -> list[str]:
+    """These stages and all they need, in the order of the stages."""
+    needs = {stage.name: stage.needs for stage in stages}
+    wanted: set[str] = set()
+    frontier = set(names)
+    while frontier:
+        wanted |= frontier
+        frontier = {need for name in frontier for need in needs[name]} - wanted
+    return [name for name in needs if name in wanted]
+
+
 _MEDIA_DESCRIPTION = (
     "One uploaded file, identified by the hash of its content: what kind it is, how large and long, when, where and "
     "with what it was taken. Decoded once, in a disposable process."
@@ -88,12 +99,9 @@ _FRAMES_DESCRIPTION = "The frames the analyzers see: sampled by scene change wit
 _AUDIO_DESCRIPTION = "The sound as 16 kHz mono; a cache."
 
 
-class MediaStage:
-    """Decodes: container facts, and the cached frames and sound that later stages read."""
+class _DecodingStage:
+    """What the three have in common: no model, and a result that depends on how media are decoded."""
 
-    name = "media"
-    needs: tuple[str, ...] = ()
-    schema = schemas.MEDIA
     choice: ModelChoice | None = None
 
     def __init__(self, decoded: DecodedMedia) -> None:
@@ -101,6 +109,14 @@ class MediaStage:
 
     def prepare(self) -> str:
         return self._decoded.fingerprint
+
+
+class MediaStage(_DecodingStage):
+    """Decodes: container facts, and the cached frames and sound that later stages read."""
+
+    name = "media"
+    needs: tuple[str, ...] = ()
+    schema = schemas.MEDIA
 
     def compute(self, media: Iterable[KnownMedium]) -> Iterator[Result]:
         for known, decoded in self._decoded.decode(media):
@@ -117,19 +133,12 @@ class MediaStage:
             )
 
 
-class FramesStage:
+class FramesStage(_DecodingStage):
     """Publishes the sampled frames' rows; the pictures stay in the cache."""
 
     name = "frames"
     needs: tuple[str, ...] = ("media",)
     schema = schemas.FRAMES
-    choice: ModelChoice | None = None
-
-    def __init__(self, decoded: DecodedMedia) -> None:
-        self._decoded = decoded
-
-    def prepare(self) -> str:
-        return self._decoded.fingerprint
 
     def compute(self, media: Iterable[KnownMedium]) -> Iterator[Result]:
         for known, entry in self._decoded.entries(media):
@@ -142,19 +151,12 @@ class FramesStage:
             )
 
 
-class AudioStage:
+class AudioStage(_DecodingStage):
     """Publishes length and level of the sound; the samples stay in the cache."""
 
     name = "audio"
     needs: tuple[str, ...] = ("media",)
     schema = schemas.AUDIO
-    choice: ModelChoice | None = None
-
-    def __init__(self, decoded: DecodedMedia) -> None:
-        self._decoded = decoded
-
-    def prepare(self) -> str:
-        return self._decoded.fingerprint
 
     def compute(self, media: Iterable[KnownMedium]) -> Iterator[Result]:
         for known, entry in self._decoded.entries(media):
@@ -273,6 +275,20 @@ def options_for(spec: AnalyzerSpec, settings: Settings) -> Options:
         raise UsageError(
             f"{name}: {first['msg']}", f"options of {spec.name}: {sorted(spec.options.model_fields)}"
         ) from None
+
+
+def refuse_unknown_options(settings: Settings) -> None:
+    """Options of an analyzer that does not exist would have no effect and say nothing.
+
+    Raises:
+        UsageError: names the first of these settings.
+    """
+    unknown = sorted(settings.options.keys() - registry().keys())
+    if unknown:
+        raise UsageError(
+            f"MEDIA_PIPELINE_OPTIONS__{unknown[0].upper()}: no analyzer is called {unknown[0]!r}",
+            f"there are: {', '.join(registry())}",
+        )
 
 
 def effective_fingerprint(own: str, inputs: Mapping[str, str]) -> str:

@@ -26,20 +26,6 @@ TABLE = "duplicate_pairs"
 MIN_SHARE = 0.7
 MIN_DISTINCT = 2
 
-# The oldest of a medium's near-duplicates that is older than itself; media without one are left out.
-DUPLICATE_OF_SQL = """
-SELECT mine.media_id, arg_min(other.media_id, (other.added_at, other.media_id)) AS duplicate_of
-FROM (
-    SELECT media_id, other_id FROM duplicate_pairs
-    UNION ALL
-    SELECT other_id, media_id FROM duplicate_pairs
-) AS pair
-JOIN media AS mine ON mine.media_id = pair.media_id
-JOIN media AS other ON other.media_id = pair.other_id
-WHERE (other.added_at, other.media_id) < (mine.added_at, mine.media_id)
-GROUP BY mine.media_id
-"""
-
 Codes = npt.NDArray[np.int64]
 Hashes = npt.NDArray[np.uint64]
 

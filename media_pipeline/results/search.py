@@ -28,6 +28,7 @@ from media_pipeline.analyzers._text_encoder import DIMENSION, TextEncoder
 from media_pipeline.analyzers._text_passages import Passage, passages
 from media_pipeline.analyzers.text_embeddings import TextEmbeddingsOptions
 from media_pipeline.config import Settings
+from media_pipeline.execution.stages import options_for
 from media_pipeline.results._background import Background
 from media_pipeline.storage._folding import MAX_QUERY_CHARS, parse_query
 from media_pipeline.storage.layout import Layout
@@ -221,7 +222,9 @@ def _vectors(tables: Tables, layout: Layout, model: str) -> VectorIndex:
 
 
 def _options(settings: Settings) -> TextEmbeddingsOptions:
-    return TextEmbeddingsOptions.model_validate(settings.options.get(text_embeddings.ANALYZER.name, {}))
+    options = options_for(text_embeddings.ANALYZER, settings)
+    assert isinstance(options, TextEmbeddingsOptions)
+    return options
 
 
 def _choice(tables: Tables, settings: Settings, models: ModelStore) -> ModelChoice | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import time
@@ -10,7 +9,6 @@ import uuid
 from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +20,8 @@ import pyarrow.parquet as pq
 from deltalake.transaction import AddAction, RemoveAction
 
 from media_pipeline.config import MIB
-from media_pipeline.errors import ContractViolation, DiskFull
+from media_pipeline.errors import ContractViolation
+from media_pipeline.storage.disk import disk_full_explained
 
 ROW_GROUP_ROWS = 16_384  # small enough that DuckDB can skip what a filter on media_id does not need
 
@@ -30,8 +29,6 @@ ROW_GROUP_ROWS = 16_384  # small enough that DuckDB can skip what a filter on me
 # in its life, and a table of 10 GB has a few hundred files.
 MERGE_COUNT = 32
 MERGE_CLASSES = (1 * MIB, 16 * MIB)
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,25 +40,6 @@ class DataFile:
 
     def remove_action(self, *, data_change: bool) -> RemoveAction:
         return RemoveAction(self.name, data_change, int(time.time() * 1000), self.size, {})
-
-
-@contextmanager
-def disk_full_explained(folder: Path) -> Iterator[None]:
-    """Turns every way in which Arrow and delta-rs report a full disk into `DiskFull`."""
-    try:
-        yield
-    except DiskFull:
-        raise
-    except Exception as error:
-        full = isinstance(error, OSError) and error.errno in _NO_ROOM
-        # delta-rs hands on the text of the operating system only.
-        full = full or any(f"os error {code}" in str(error) or os.strerror(code) in str(error) for code in _NO_ROOM)
-        if not full:
-            raise
-        raise DiskFull(
-            f"no room left on the device of {folder}",
-            "free some space and run it again; nothing half-written is visible",
-        ) from error
 
 
 def write_file(folder: Path, rows: pa.Table, order: str, *, data_change: bool) -> AddAction:

@@ -19,7 +19,8 @@ import pyarrow as pa
 from filelock import FileLock
 
 from media_pipeline.config import SqlLimits
-from media_pipeline.storage._files import dimension_of, disk_full_explained
+from media_pipeline.storage._files import dimension_of
+from media_pipeline.storage.disk import disk_full_explained
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.schemas import DUPLICATE_PAIRS
 from media_pipeline.storage.tables import RETENTION_HOURS, Tables
@@ -32,7 +33,7 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
 }
 
-# The earliest-added partner that is earlier than the medium itself.
+# `duplicate_of`: the earliest-added near-duplicate that is older than the medium itself; null where none is.
 _MEDIA = """
     CREATE VIEW media AS
     WITH pairs AS (

@@ -105,3 +105,17 @@ ANALYSES = pa.schema(
         ("at", TIMESTAMP),
     ]
 )
+
+SOURCES = pa.schema(
+    [
+        ("media_id", pa.string()),  # null while waiting or refused
+        ("path", pa.string()),
+        ("name", pa.string()),
+        ("bytes", pa.int64()),
+        ("modified_at", TIMESTAMP),
+        ("first_seen", TIMESTAMP),
+        ("last_seen", TIMESTAMP),  # to the hour
+        ("state", pa.string()),  # taken, waiting, refused
+        ("reason", pa.string()),  # null unless refused
+    ]
+)

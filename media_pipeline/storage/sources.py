@@ -22,6 +22,7 @@ from typing import Literal
 
 import pyarrow as pa
 
+from media_pipeline.storage.schemas import SOURCES
 from media_pipeline.storage.sqlite import Database, chunks, marks
 
 State = Literal["taken", "waiting", "refused"]
@@ -30,20 +31,6 @@ MAX_ATTEMPTS = 3  # runs of a medium that are cut off before nobody asks for ano
 SCHEMA_VERSION = 1
 # A tick every few seconds must not rewrite ten thousand rows; an hour is near enough for "last seen".
 LAST_SEEN_EVERY_S = 3600
-
-SOURCES = pa.schema(
-    [
-        ("media_id", pa.string()),  # null while waiting or refused
-        ("path", pa.string()),
-        ("name", pa.string()),
-        ("bytes", pa.int64()),
-        ("modified_at", pa.timestamp("us", tz="UTC")),
-        ("first_seen", pa.timestamp("us", tz="UTC")),
-        ("last_seen", pa.timestamp("us", tz="UTC")),  # to the hour
-        ("state", pa.string()),  # taken, waiting, refused
-        ("reason", pa.string()),  # null unless refused
-    ]
-)
 
 _DDL = """
 CREATE TABLE IF NOT EXISTS media (

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from media_pipeline.errors import DiskFull, StorageConflict, UsageError
+from media_pipeline.storage.disk import is_disk_full
 
 # A connection inherited by a forked child must neither be used nor closed there: SQLite would take the parent's locks
 # for its own. Kept here, it is not collected either.
@@ -121,9 +122,8 @@ def _translated(file: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
-        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-        if code == sqlite3.SQLITE_FULL:
+        if is_disk_full(error, file.parent):
             raise DiskFull(f"no room to write {file}", "free some space and try again") from error
-        if code in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
             raise StorageConflict(f"{file} stayed locked for {BUSY_TIMEOUT_S:.0f} s", "try again") from error
         raise

@@ -30,7 +30,6 @@ from media_pipeline.storage._files import (
     DataFile,
     MediaIndex,
     declared_schema,
-    disk_full_explained,
     neighbours,
     order_of,
     read_file,
@@ -38,6 +37,7 @@ from media_pipeline.storage._files import (
     stored_schema,
     write_file,
 )
+from media_pipeline.storage.disk import disk_full_explained
 
 logger = logging.getLogger(__name__)
 

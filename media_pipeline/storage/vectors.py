@@ -28,7 +28,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from media_pipeline.storage._files import disk_full_explained
+from media_pipeline.storage.disk import disk_full_explained
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.tables import Tables
 

@@ -1,0 +1,158 @@
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from media_pipeline.config import DecodeLimits
+from media_pipeline.media import intake as module
+from media_pipeline.media import walk as walk_module
+from media_pipeline_tests._intake import Home, age, names
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return Home(tmp_path)
+
+
+def test_links_that_leave_the_folder_are_refused_and_said_once(home: Home, tmp_path: Path) -> None:
+    secret = tmp_path / "secret.jpg"
+    secret.write_bytes(b"secret")
+    age(secret)
+    (home.inbox / "out.jpg").symlink_to(secret)
+    (home.inbox / "relative.jpg").symlink_to("../secret.jpg")
+    (home.inbox / "folder").symlink_to(tmp_path)
+    report = home.tick()
+    assert report.new == []
+    assert [(path.name, "leaves" in reason) for path, reason in report.refused] == [
+        ("folder", True),
+        ("out.jpg", True),
+        ("relative.jpg", True),
+    ]
+    assert home.tick().refused == []
+    assert len(home.take(home.inbox).refused) == 3
+    assert names(home.take(home.inbox / "out.jpg")) == ["out.jpg"]  # named by the user, who knows
+
+
+def test_links_inside_the_folder_give_their_content_once(home: Home) -> None:
+    home.drop("real/a.jpg", b"content")
+    (home.inbox / "link.jpg").symlink_to("real/a.jpg")
+    (home.inbox / "circle").symlink_to(".")
+    (home.inbox / "real" / "up").symlink_to("..")
+    (home.inbox / "dangling.jpg").symlink_to("nothing")
+    report = home.tick()
+    assert (len(report.new), report.refused, report.complete) == (1, [], True)
+    assert set(home.sources.by_id([report.new[0].media_id])[report.new[0].media_id].names) == {"a.jpg", "link.jpg"}
+
+
+def test_pipes_and_sockets_are_refused_without_being_opened(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    os.mkfifo(home.inbox / "pipe.mp4")
+    monkeypatch.chdir(home.inbox)  # a socket's path is at most 107 bytes
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind("socket.mp4")
+    report = home.tick()
+    assert [reason.split(";")[0].split(" is ")[1] for _, reason in report.refused] == [
+        "a pipe, not a file",
+        "a socket, not a file",
+    ]
+    (_, reason) = home.take(Path("/dev/null")).refused[0]
+    assert "a device" in reason
+
+
+def _swap_for_pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def _swap_for_link(path: Path) -> None:
+    secret = path.parent.parent.parent / "secret"
+    secret.write_bytes(b"secret")
+    path.unlink()
+    path.symlink_to(secret)
+
+
+def _swap_folder_for_link(path: Path) -> None:
+    elsewhere = path.parent.parent.parent / "elsewhere"
+    path.parent.rename(elsewhere)
+    path.parent.symlink_to(elsewhere)
+
+
+@pytest.mark.parametrize("swap", [_swap_for_pipe, _swap_for_link, _swap_folder_for_link])
+def test_what_is_swapped_between_check_and_open_is_not_read(home: Home, swap, monkeypatch) -> None:
+    path = home.drop("folder/a.jpg", b"content")
+    opened = walk_module.open_found
+
+    def swapped(found: walk_module.Found) -> int:
+        swap(path)
+        return opened(found)
+
+    monkeypatch.setattr(module, "open_found", swapped)
+    report = home.tick()
+    assert (report.new, len(report.refused)) == ([], 1)
+    assert list(home.layout.originals.rglob("*")) == [home.layout.originals / ".incoming"]
+
+
+def test_another_file_put_in_its_place_is_looked_at_again(home: Home, tmp_path: Path, monkeypatch) -> None:
+    path = home.drop("a.jpg", b"checked")
+    (tmp_path / "other").write_bytes(b"other")
+    opened = walk_module.open_found
+
+    def swapped(found: walk_module.Found) -> int:
+        (tmp_path / "other").rename(path)
+        return opened(found)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open_found", swapped)
+        assert home.tick().waiting == [path]
+    age(path)
+    assert home.tick().new[0].stored.read_bytes() == b"other"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_an_unreadable_file_is_tried_again_when_its_permissions_change(home: Home) -> None:
+    path = home.drop("a.jpg", b"content")
+    path.chmod(0)
+    (_, reason) = home.tick().refused[0]
+    assert "Permission denied" in reason and "read access" in reason
+    assert home.tick().refused == []
+    path.chmod(0o600)
+    assert names(home.tick()) == ["a.jpg"]
+
+
+def test_an_unreadable_file_has_a_reason_and_a_remedy(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = home.drop("a.jpg", b"content")
+
+    def denied(found: walk_module.Found) -> int:
+        raise walk_module.unreadable(found.path, PermissionError(13, "Permission denied"))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "open_found", denied)
+        assert [(p, "Permission denied" in r and "read access" in r) for p, r in home.tick().refused] == [(path, True)]
+    assert home.tick().new == []  # nothing has changed
+    path.chmod(0o640)
+    assert names(home.tick()) == ["a.jpg"]
+
+
+def test_missing_paths_are_refused_with_the_remedy(home: Home) -> None:
+    home.drop("a.jpg", b"a")
+    report = home.take(home.inbox / "nowhere.jpg", home.inbox / "a.jpg" / "b", Path("nul\0byte"), home.inbox / "a.jpg")
+    assert names(report) == ["a.jpg"]
+    assert ["does not exist" in reason for _, reason in report.refused] == [True, True, False]
+    assert home.sources.refused() == []
+
+
+def test_files_beyond_the_limit_are_refused_not_copied(tmp_path: Path) -> None:
+    home = Home(tmp_path, decode=DecodeLimits(max_file_bytes=100))
+    home.drop("large.mp4", b"x" * 101)
+    home.drop("small.mp4", b"x" * 100)
+    report = home.tick()
+    assert names(report) == ["small.mp4"]
+    assert "MEDIA_PIPELINE_DECODE__MAX_FILE_BYTES" in report.refused[0][1]
+
+
+def test_an_endless_file_of_no_length_ends(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Files of /proc say that they are empty and are not.
+    report = home.intake.take([Path("/proc/self/status")], wait=True, patience_s=0)
+    assert (report.new, len(report.waiting)) == ([], 1)
