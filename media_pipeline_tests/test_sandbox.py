@@ -23,6 +23,8 @@ from media_pipeline.media.cache import Cache
 from media_pipeline.media.decode import Decoded, DecodeJob, Decoder
 from media_pipeline_tests import _synth
 
+pytestmark = pytest.mark.slow  # real processes that are killed, hang and run out of memory
+
 MIB = 1 << 20
 
 
