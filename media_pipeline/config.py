@@ -89,7 +89,7 @@ class Settings(BaseSettings):
     cache_max_bytes: int = Field(20 * GIB, ge=0, description="size limit of the cache of frames and audio")
     min_free_bytes: int = Field(1 * GIB, ge=0, description="free disk below which nothing new is started")
     duplicate_max_distance: int = Field(
-        6, ge=0, le=32, description="Hamming distance of 64-bit perceptual hashes up to which frames are the same"
+        4, ge=0, le=32, description="Hamming distance of 64-bit perceptual hashes up to which frames are the same"
     )
     decode: DecodeLimits = DecodeLimits()
     sampling: Sampling = Sampling()

@@ -23,6 +23,9 @@ SILENT = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
 KEYS = [f"k{n}" for n in range(12)]
 
 
+pytestmark = pytest.mark.slow  # each run with both storages
+
+
 def open_with(home: Path, storage: type[DagsterSqliteStorage]) -> dg.DagsterInstance:
     custom = {"module": storage.__module__, "class": storage.__name__, "config": {"base_dir": str(home)}}
     overrides = {"storage": {"custom": custom}, "telemetry": {"enabled": False}}
