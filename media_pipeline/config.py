@@ -44,7 +44,7 @@ class Sampling(_Section):
     max_gap_s: float = Field(5.0, gt=0, description="longest time without a sampled frame")
     max_frames: int = Field(300, gt=0, description="sampled frames per medium, spread over its whole length")
     max_side_px: int = Field(2560, ge=64, description="longer side of a cached frame; boxes are in displayed pixels")
-    jpeg_quality: int = Field(92, ge=50, le=100, description="JPEG quality of cached frames")
+    jpeg_quality: int = Field(95, ge=50, le=100, description="JPEG quality of cached frames")
 
 
 class Batching(_Section):

@@ -17,6 +17,8 @@ from demo.samples import Sample, make_samples, meeting
 from demo.sound import SAMPLE_RATE, silence, speak, tone, with_room_noise, write_wav
 from demo.video import write_video
 
+pytestmark = pytest.mark.slow  # videos are encoded and speech is synthesised
+
 
 @pytest.fixture(scope="module")
 def samples(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Sample]:

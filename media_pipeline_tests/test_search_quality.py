@@ -16,6 +16,8 @@ from media_pipeline_tests._search_corpus import (
 )
 from media_pipeline_tests._text_home import TextHome, encoder, text_home
 
+pytestmark = pytest.mark.slow  # a corpus is embedded
+
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> TextHome:
