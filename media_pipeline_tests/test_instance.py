@@ -80,7 +80,9 @@ def test_two_processes_may_open_a_new_home_at_the_same_instant(tmp_path: Path) -
     for process in processes:
         process.stdin.write("\n")
         process.stdin.flush()
-    assert [process.wait(timeout=120) for process in processes] == [0, 0, 0]
+    for process in processes:
+        process.communicate(timeout=120)
+    assert [process.returncode for process in processes] == [0, 0, 0]
     with open_instance(load_settings(home=tmp_path)) as instance:
         assert sorted(instance.get_dynamic_partitions("media")) == ["key0", "key1", "key2"]
 
