@@ -12,7 +12,7 @@ import pytest
 
 from media_pipeline_tests import _cli
 
-SHARED = _cli.REPOSITORY.parent / "shared"
+SHARED = (_cli.REPOSITORY.parent / "shared").resolve()
 MEDIA = SHARED / "media"
 WHISPER = SHARED / "models" / "whisper-micro-memorised-ct2"
 

@@ -407,6 +407,7 @@ def test_killed_at_any_instant_the_table_is_before_or_after(tmp_path: Path) -> N
         time.sleep(chance.uniform(0, 0.3))
         writer.send_signal(signal.SIGKILL)
         acknowledged = [0, *map(int, writer.stdout.read().splitlines())][-1]
+        writer.stdout.close()
         writer.wait(10)
         found = texts(tables)
         # All three media are of one generation: the last that was acknowledged, or the one that was being written.
