@@ -113,6 +113,10 @@ def _against_loops(
     report.add("CPU-s per file, bare loop, same models", bare)
     report.add("CPU, pipeline / bare loop", ours / bare, at_most=1.05)
     report.add("CPU, library defaults / tuned, bare loops", plain.cpu_s / loop.half[-1].cpu_s, at_least=2.0)
+    wholes = [p.cpu_s / b.cpu_s for p, b in zip(pipeline.whole, loop.whole, strict=True)]
+    report.add("CPU, pipeline / bare loop, starts included", statistics.median(wholes))
+    if min(pipeline.start(count), loop.start(count)) < 0:
+        console.print("[yellow]the machine's speed drifted between the runs: raise --rounds before you believe this[/]")
     report.add("CPU-s once per process, pipeline", pipeline.start(count))
     report.add("CPU-s once per process, bare loop", loop.start(count))
     walls = [p.wall_s / b.wall_s for p, b in zip(pipeline.whole, loop.whole, strict=True)]
