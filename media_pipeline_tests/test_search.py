@@ -13,6 +13,8 @@ from media_pipeline.cli.search import search as command
 from media_pipeline.results.search import SNIPPET_CHARS, Hit, _snippet, refresh_text_index, search_text
 from media_pipeline_tests._text_home import TextHome, media_id, text_home, tiny_model
 
+pytestmark = pytest.mark.slow  # indexes of a real home
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> TextHome:

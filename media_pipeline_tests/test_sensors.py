@@ -21,6 +21,8 @@ from media_pipeline_tests._stages import STAGES
 from resources.pipeline import PipelineResource
 from sensors.watch_folders import MAX_ATTEMPTS, MAX_WAITING_RUNS, watch_folders
 
+pytestmark = pytest.mark.slow  # real runs in a real Dagster instance
+
 
 class World:
     """A home, its instance and the sensor, without a daemon."""
