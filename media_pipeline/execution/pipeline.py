@@ -272,20 +272,20 @@ class Pipeline:
 
         From here on its partition is known to be in the hands of a run: no sensor needs to ask for it.
         """
-        ids = [m.media_id for m in self.sources.by_partition(partition_keys).values()]
+        ids = self._ids(partition_keys)
         self.sources.start_attempt(ids)
         self.sources.mark_announced(ids)
 
     def end(self, partition_keys: Sequence[str]) -> None:
-        self.sources.end_attempt([m.media_id for m in self.sources.by_partition(partition_keys).values()])
+        self.sources.end_attempt(self._ids(partition_keys))
 
     def release(self, partition_keys: Sequence[str]) -> None:
         """The run on these media was stopped in an orderly way: the sensor may ask for them again."""
-        self.sources.release([m.media_id for m in self.sources.by_partition(partition_keys).values()])
+        self.sources.release(self._ids(partition_keys))
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Bring what is made from all media up to date after a batch; metadata by result."""
-        ids = [m.media_id for m in self.sources.by_partition(partition_keys).values()]
+        ids = self._ids(partition_keys)
         self.ensure_tables()
         pairs = update_duplicates(self.tables, ids, max_distance=self.settings.duplicate_max_distance)
         refresh_text_index(self.tables, self.layout, self.settings, self.models)
@@ -296,6 +296,9 @@ class Pipeline:
             "search_index": {"passages_version": self.tables.version("text_embeddings")},
             "warehouse": {"path": str(warehouse), "bytes": warehouse.stat().st_size, "cache_bytes_freed": freed},
         }
+
+    def _ids(self, partition_keys: Sequence[str]) -> list[str]:
+        return [medium.media_id for medium in self.sources.by_partition(partition_keys).values()]
 
     def maintain(self) -> dict[str, dict[str, Any]]:
         """Compact and vacuum every table, bring the cache under its limit. For a quiet hour."""

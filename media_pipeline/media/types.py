@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal
 
@@ -65,7 +65,6 @@ class MediaFacts:
     audio_duration_s: float | None = None  # of the 16 kHz mono sound in the cache
     audio_peak: float | None = None
     audio_rms: float | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
 
 
 def facts_to_json(facts: MediaFacts) -> dict[str, Any]:
