@@ -322,7 +322,8 @@ def test_writers_of_the_same_media_leave_one_copy(tmp_path: Path, shared_lock: b
     assert all(len(set(lines)) == 1 and len(lines) == 2 for lines in found.values())
 
 
-def test_ensure_at_the_same_instant(tmp_path: Path) -> None:
+@pytest.mark.parametrize("round_", range(6))
+def test_ensure_at_the_same_instant(tmp_path: Path, round_: int) -> None:
     ready = threading.Barrier(4)
 
     def work(index: int) -> None:

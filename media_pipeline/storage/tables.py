@@ -115,7 +115,15 @@ class Tables:
 
     def _grow(self, name: str, wanted: pa.Schema) -> None:
         (self._root / name).mkdir(parents=True, exist_ok=True)
-        DeltaTable.create(self._uri(name), wanted, mode="ignore", name=name, configuration=_CONFIGURATION)
+        # Exact: a create that retries itself lands on top of another's first version and undoes its columns.
+        DeltaTable.create(
+            self._uri(name),
+            wanted,
+            mode="ignore",
+            name=name,
+            configuration=_CONFIGURATION,
+            commit_properties=_EXACT,
+        )
         snapshot = self._open(name)
         missing = _missing(name, snapshot.schema, wanted)
         if missing:
