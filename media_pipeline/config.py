@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from media_pipeline.errors import UsageError
@@ -85,6 +85,11 @@ class Settings(BaseSettings):
     offline: bool = Field(False, description="never ask a model hub for anything")
     models_dir: Path | None = Field(None, description="folder of downloaded models; `<home>/models` when empty")
     hub_url: str = Field("https://huggingface.co", description="where `models pull` downloads from")
+    summary_api_key: SecretStr | None = Field(
+        None, description="key of the endpoint that writes summaries, where one is configured"
+    )
+    summary_api_key_file: Path | None = Field(None, description="file that holds this key, instead of the variable")
+    low_memory: bool = Field(False, description="unload each model before the next: slower, fits a server with 4 GB")
     workers: int = Field(0, ge=0, description="threads per analyzer and decoding processes; 0: one per core")
     cache_max_bytes: int = Field(20 * GIB, ge=0, description="size limit of the cache of frames and audio")
     min_free_bytes: int = Field(1 * GIB, ge=0, description="free disk below which nothing new is started")
@@ -122,6 +127,26 @@ class Settings(BaseSettings):
             str(k).lower(): {str(o).lower(): x for o, x in v.items()} if isinstance(v, dict) else v
             for k, v in value.items()
         }
+
+    @property
+    def secrets(self) -> dict[str, SecretStr]:
+        """Keys and passwords by the name of their setting.
+
+        Raises:
+            UsageError: the file of a key cannot be read.
+        """
+        if self.summary_api_key is not None:
+            return {"summary_api_key": self.summary_api_key}
+        if self.summary_api_key_file is None:
+            return {}
+        try:
+            key = self.summary_api_key_file.expanduser().read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise UsageError(
+                f"{ENV_PREFIX}SUMMARY_API_KEY_FILE: {self.summary_api_key_file} cannot be read ({type(error).__name__})",
+                "name a text file that holds nothing but the key",
+            ) from None
+        return {"summary_api_key": SecretStr(key)}
 
     @property
     def watched(self) -> tuple[Path, ...]:

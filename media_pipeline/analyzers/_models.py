@@ -17,8 +17,10 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from filelock import FileLock
+from pydantic import SecretStr
 
 from media_pipeline.analyzers._model_catalog import CATALOG, CatalogEntry
 from media_pipeline.config import Settings
@@ -60,6 +62,8 @@ class ModelStore:
         catalog: Mapping[str, CatalogEntry] = CATALOG,
         probe_s: float = 5.0,
         fetch: bool = True,
+        home: Path | None = None,
+        secrets: Mapping[str, SecretStr] = MappingProxyType({}),
     ) -> None:
         self.root = root
         self.tier = tier  # auto | embedded | standard
@@ -71,11 +75,29 @@ class ModelStore:
         self._digests = _DigestCache(root / ".digests.json")
         self._failures: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._home = home or root.parent
+        self._secrets = secrets
 
     @classmethod
     def of(cls, settings: Settings, *, fetch: bool = True) -> ModelStore:
         """The store of a home; without `fetch` it only looks, and `obtain` downloads nothing."""
-        return cls(settings.models, offline=settings.offline, hub_url=settings.hub_url, tier=settings.tier, fetch=fetch)
+        return cls(
+            settings.models,
+            offline=settings.offline,
+            hub_url=settings.hub_url,
+            tier=settings.tier,
+            fetch=fetch,
+            home=settings.home,
+            secrets=settings.secrets,
+        )
+
+    def own_folder(self, name: str) -> Path:
+        """Where the user keeps material of their own for an analyzer (logos, label sets); it may not exist."""
+        return self._home / name
+
+    def secret(self, name: str) -> SecretStr | None:
+        """A key or password of the settings, for a model behind a door; hand it on in `ModelChoice.secret`."""
+        return self._secrets.get(name)
 
     def find(self, name: str) -> Path | None:
         """The folder of a complete, verified model, or a local folder given by its path. Never asks the network.

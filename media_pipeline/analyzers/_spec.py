@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, SecretStr
 
 from media_pipeline.errors import ContractViolation
 
@@ -39,6 +39,7 @@ class ModelChoice:
     digest: str  # sha256 over the weights: part of the fingerprint
     path: Path | None = None  # folder or file of the weights, where there is one
     warning: str | None = None  # said once per run, e.g. why a lower tier was taken
+    secret: SecretStr | None = None  # opens the door of a model behind an address; never stored, never in the digest
 
 
 class Frame(Protocol):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
@@ -16,9 +15,10 @@ from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._registry import registry
 from media_pipeline.analyzers._spec import ModelChoice
 from media_pipeline.config import Settings
-from media_pipeline.errors import DiskFull, ModelUnavailable, WorkerLost
+from media_pipeline.errors import DiskFull, WorkerLost
 from media_pipeline.execution.decoded import DecodedMedia
 from media_pipeline.execution.in_process import InProcessExecutor
+from media_pipeline.execution.judging import Entries, Judge, Todo
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline.execution.stages import (
     AnalyzerStage,
@@ -27,7 +27,6 @@ from media_pipeline.execution.stages import (
     MediaStage,
     Result,
     Stage,
-    effective_fingerprint,
     refuse_unknown_options,
     stage_infos,
 )
@@ -36,6 +35,7 @@ from media_pipeline.results.duplicates import update_duplicates
 from media_pipeline.results.search import refresh_text_index
 from media_pipeline.storage import schemas
 from media_pipeline.storage.catalog import Catalog
+from media_pipeline.storage.costs import Costs
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.ledger import Entry, Ledger
 from media_pipeline.storage.sources import KnownMedium, Sources
@@ -45,16 +45,7 @@ from media_pipeline.storage.tables import Tables
 COMMIT_EVERY_S = 5.0
 COMMIT_EVERY_MEDIA = 64
 SHA256_DIGITS = 64
-Entries = dict[tuple[str, str], Entry]
 OnOutcome = Callable[[Outcome], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Todo:
-    """One medium that a stage has to compute, and the fingerprint its result will have."""
-
-    known: KnownMedium
-    fingerprint: str
 
 
 class Pipeline:
@@ -67,6 +58,7 @@ class Pipeline:
         self.sources = Sources(self.layout.sources)
         self.tables = Tables(self.layout.tables, self.layout.locks)
         self.ledger = Ledger(self.tables)
+        self.costs = Costs(self.layout.costs)
         self.cache = Cache(self.layout.cache, settings.cache_max_bytes)
         self.models = ModelStore.of(settings)
 
@@ -76,7 +68,12 @@ class Pipeline:
 
     @cached_property
     def catalog(self) -> Catalog:
-        return Catalog(self.layout, self.tables, table_schemas(), extra={"sources": self.sources.table})
+        return Catalog(
+            self.layout,
+            self.tables,
+            table_schemas(),
+            extra={"sources": self.sources.table, "analyzer_costs": self.costs.table},
+        )
 
     # --- what is to be done -------------------------------------------------------------------------------------
 
@@ -91,21 +88,12 @@ class Pipeline:
         names = [info.name for info in stage_infos() if stages is None or info.name in stages]
         known = self.sources.by_id(media_ids)
         entries = self.ledger.entries(media_ids)
-        fingerprints = {name: self._own_fingerprint(name) for name in names}
-
-        def is_pending(medium: KnownMedium) -> bool:
-            for name in names:
-                verdict = self._judge(
-                    self._stages[name], medium, fingerprints[name], entries, retry_failed=retry_failed
-                )
-                if isinstance(verdict, Todo):
-                    return True
-                # A run that was cut off before the ledger said so: what needs this stage still waits for its word.
-                if verdict.status == "unavailable" and (medium.media_id, name) not in entries:
-                    return True
-            return False
-
-        return [media_id for media_id in media_ids if media_id in known and is_pending(known[media_id])]
+        own = {name: self._judge.own_fingerprint(name) for name in names}
+        return [
+            media_id
+            for media_id in media_ids
+            if media_id in known and self._judge.is_pending(known[media_id], own, entries, retry_failed=retry_failed)
+        ]
 
     def durations_s(self, media_ids: Collection[str]) -> dict[str, float | None]:
         """Length of the media that were decoded before; None for pictures."""
@@ -113,45 +101,6 @@ class Pipeline:
             return {}
         rows = self.tables.read("media", media_ids, ["media_id", "duration_s"])
         return dict(zip(rows["media_id"].to_pylist(), rows["duration_s"].to_pylist(), strict=True))
-
-    def _own_fingerprint(self, name: str) -> str | ModelUnavailable:
-        try:
-            return self._stages[name].prepare()
-        except ModelUnavailable as error:
-            return error
-
-    def _judge(
-        self, stage: Stage, known: KnownMedium, own: str | ModelUnavailable, entries: Entries, *, retry_failed: bool
-    ) -> Todo | Outcome:
-        """Whether this medium is to be computed, and if not, what stands."""
-        entry = entries.get((known.media_id, stage.name))
-        broken = self._broken_need(stage, known.media_id, entries)
-        if broken is not None:
-            return Outcome(known.media_id, known.partition_key, "blocked", "", reason=broken)
-        upstream = {need: entries[known.media_id, need] for need in stage.needs}
-        inputs = {need: e.fingerprint if e.status == "done" else "none" for need, e in upstream.items()}
-        if _has_no_input(stage, known, entries):
-            own = "no input"  # a picture has no sound, whatever the model: done at once, and for good
-        if isinstance(own, ModelUnavailable):
-            if entry is not None and entry.status == "done":
-                return _standing(known, entry)  # made when there was a model; still true
-            return Outcome(known.media_id, known.partition_key, "unavailable", "", reason=str(own))
-        fingerprint = effective_fingerprint(own, inputs)
-        if entry is None or entry.fingerprint != fingerprint or entry.status == "unavailable":
-            return Todo(known, fingerprint)
-        if entry.status == "failed" and retry_failed:
-            return Todo(known, fingerprint)
-        return _standing(known, entry)
-
-    def _broken_need(self, stage: Stage, media_id: str, entries: Entries) -> str | None:
-        """Why this stage cannot run, named after the stage where the trouble began."""
-        for need in stage.needs:
-            entry = entries.get((media_id, need))
-            if entry is None:
-                return self._broken_need(self._stages[need], media_id, entries) or f"{need} has not run"
-            if entry.status == "failed":
-                return f"{need} failed"
-        return None
 
     # --- doing it -----------------------------------------------------------------------------------------------
 
@@ -173,11 +122,11 @@ class Pipeline:
         stage = self._stages[name]
         known = self.sources.by_partition(partition_keys)
         entries = self.ledger.entries([m.media_id for m in known.values()])
-        own = self._own_fingerprint(name)
+        own = self._judge.own_fingerprint(name)
         outcomes: dict[str, Outcome] = {}
         todo: list[Todo] = []
         for medium in known.values():
-            verdict = self._judge(stage, medium, own, entries, retry_failed=retry_failed)
+            verdict = self._judge.verdict(name, medium, own, entries, retry_failed=retry_failed)
             if force and isinstance(verdict, Outcome) and verdict.current and isinstance(own, str):
                 verdict = Todo(medium, verdict.fingerprint)
             if isinstance(verdict, Todo):
@@ -317,13 +266,19 @@ class Pipeline:
     def _stages(self) -> dict[str, Stage]:
         refuse_unknown_options(self.settings)
         decoded = self._decoded
-        executor = InProcessExecutor(self.settings.thread_count)
+        executor = InProcessExecutor(
+            self.settings.thread_count, low_memory=self.settings.low_memory, on_cost=self.costs.record
+        )
         stages: list[Stage] = [MediaStage(decoded), FramesStage(decoded), AudioStage(decoded)]
         stages.extend(
             AnalyzerStage(spec, self.settings, self.models, decoded, self.tables, executor)
             for spec in registry().values()
         )
         return {stage.name: stage for stage in stages}
+
+    @cached_property
+    def _judge(self) -> Judge:
+        return Judge(self._stages)
 
 
 def table_schemas() -> dict[str, pa.Schema]:
@@ -363,26 +318,6 @@ def _second_chance(stage: Stage, media: Sequence[KnownMedium]) -> Iterator[Resul
     for known in media:
         if known.media_id in again:
             yield from stage.compute([known])
-
-
-def _has_no_input(stage: Stage, known: KnownMedium, entries: Entries) -> bool:
-    decoded = [entries[known.media_id, need] for need in stage.needs if need in ("frames", "audio")]
-    return bool(decoded) and all(entry.rows == 0 for entry in decoded)
-
-
-def _standing(known: KnownMedium, entry: Entry) -> Outcome:
-    return Outcome(
-        media_id=known.media_id,
-        partition_key=known.partition_key,
-        status="done" if entry.status == "done" else "failed",
-        fingerprint=entry.fingerprint,
-        reason=entry.reason,
-        rows=entry.rows,
-        seconds=entry.seconds,
-        device=entry.device or "cpu",
-        model=entry.model,
-        current=True,
-    )
 
 
 def _entry(analyzer: str, outcome: Outcome, run_id: str) -> Entry:

@@ -44,6 +44,11 @@ class Layout:
         return self.home / "sources.sqlite"
 
     @property
+    def costs(self) -> Path:
+        """SQLite file: what analyzers cost on this machine, learnt while they run."""
+        return self.home / "costs.sqlite"
+
+    @property
     def warehouse(self) -> Path:
         """DuckDB file of views for the user's own tools; replaced after each batch."""
         return self.home / "warehouse.duckdb"
