@@ -53,6 +53,13 @@ format: $(STAMP) ## Format the code and mend what can be mended
 bench: $(STAMP) ## Measure the pipeline against a bare loop; prints ratios
 	@$(BIN)/python -m benchmarks.run
 
+MEDIA ?= ../shared/media
+MODELS ?= $(wildcard ../shared/models)
+
+.PHONY: quality
+quality: $(STAMP) ## Measure every analyzer on media with known answers (MEDIA=folder); writes docs/quality.md
+	@$(BIN)/python -m quality.run --media "$(MEDIA)" $(if $(MODELS),--models "$(MODELS)")
+
 .PHONY: serve
 serve: $(STAMP) ## Web interface and watch folder on http://127.0.0.1:3000
 	@$(BIN)/media-pipeline serve

@@ -82,6 +82,10 @@ class Settings(BaseSettings):
     tier: Literal["auto", "embedded", "standard"] = Field(
         "auto", description="auto: standard models where they are on disk or can be had, else embedded"
     )
+    clip_model: str | None = Field(
+        None,
+        description="CLIP model of image_embeddings, labels and nsfw: catalogued name, or folder or file of open_clip",
+    )
     offline: bool = Field(False, description="never ask a model hub for anything")
     models_dir: Path | None = Field(None, description="folder of downloaded models; `<home>/models` when empty")
     hub_url: str = Field("https://huggingface.co", description="where `models pull` downloads from")
@@ -141,9 +145,9 @@ class Settings(BaseSettings):
             return {}
         try:
             key = self.summary_api_key_file.expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+        except (OSError, UnicodeDecodeError):
             raise UsageError(
-                f"{ENV_PREFIX}SUMMARY_API_KEY_FILE: {self.summary_api_key_file} cannot be read ({type(error).__name__})",
+                f"{ENV_PREFIX}SUMMARY_API_KEY_FILE: {self.summary_api_key_file} cannot be read",
                 "name a text file that holds nothing but the key",
             ) from None
         return {"summary_api_key": SecretStr(key)}

@@ -19,28 +19,34 @@ needs_whisper = pytest.mark.skipif(
 
 
 class Sound:
-    """`analyzers._spec.Audio` over an array; remembers the longest stretch that was asked for."""
+    """`analyzers._spec.Audio` over an array; remembers the longest stretch that was asked for.
+
+    With `right` a sound of two channels that carry one voice each.
+    """
 
     sample_rate = RATE
 
-    def __init__(self, samples: Samples) -> None:
-        self.samples = samples
+    def __init__(self, samples: Samples, right: Samples | None = None) -> None:
+        self.sides = (samples, right)
+        self.samples = samples if right is None else (samples + right) / 2
+        self.channels = 1 if right is None else 2
         self.longest_s = 0.0
 
     @property
     def duration_s(self) -> float:
         return len(self.samples) / RATE
 
-    def blocks(self, seconds: float) -> Iterator[Samples]:
+    def blocks(self, seconds: float, channel: int | None = None) -> Iterator[Samples]:
         step = int(seconds * RATE)
         for start in range(0, len(self.samples), step):
-            yield self._part(start, start + step)
+            yield self._part(start, start + step, channel)
 
-    def read(self, start_s: float, end_s: float) -> Samples:
-        return self._part(max(0, round(start_s * RATE)), round(end_s * RATE))
+    def read(self, start_s: float, end_s: float, channel: int | None = None) -> Samples:
+        return self._part(max(0, round(start_s * RATE)), round(end_s * RATE), channel)
 
-    def _part(self, start: int, end: int) -> Samples:
-        part = self.samples[start:end]
+    def _part(self, start: int, end: int, channel: int | None) -> Samples:
+        own = self.sides[channel] if channel is not None and self.channels == 2 else self.samples
+        part = own[start:end]
         self.longest_s = max(self.longest_s, len(part) / RATE)
         return part
 
@@ -84,12 +90,22 @@ def vowels(seconds: float) -> Samples:
 
 def shared_sound(name: str) -> Sound:
     """The sound of a file of ../shared/media, decoded by PyAV."""
+    return Sound(_decoded(name, "mono")[0])
+
+
+def shared_call(name: str) -> Sound:
+    """Left and right of a file of ../shared/media, one voice each."""
+    left, right = _decoded(name, "stereo")
+    return Sound(left, right)
+
+
+def _decoded(name: str, layout: str) -> Samples:
     import av
 
     parts = []
     with av.open(str(SHARED / "media" / name)) as container:
-        resampler = av.AudioResampler(format="flt", layout="mono", rate=RATE)
+        resampler = av.AudioResampler(format="fltp", layout=layout, rate=RATE)
         for frame in container.decode(audio=0):
-            parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(frame)]
-        parts += [part.to_ndarray().reshape(-1) for part in resampler.resample(None)]
-    return Sound(np.concatenate(parts))
+            parts += [part.to_ndarray() for part in resampler.resample(frame)]
+        parts += [part.to_ndarray() for part in resampler.resample(None)]
+    return np.concatenate(parts, axis=1)

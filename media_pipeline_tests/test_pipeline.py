@@ -290,6 +290,21 @@ def test_a_lower_tier_is_told_with_what_it_made(tmp_path: Path, pictures: Path, 
     assert {o.warning for o in again} == {None}  # nothing was made
 
 
+def test_a_good_result_that_lacks_something_stands_until_asked_for_again(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    missing = ["the server did not answer"]
+    use(spec(incomplete=lambda rows: missing[0] if missing else None))
+    pipeline, keys = opened(tmp_path, pictures)
+    first = [o for o in run_all(pipeline, keys)["brightness"].values() if o.status == "done"]
+    assert first
+    assert {(o.rows > 0, o.reason, o.warning) for o in first} == {(True, missing[0], missing[0])}
+    ids = [o.media_id for o in first]
+    assert pipeline.pending(ids) == []
+    assert pipeline.pending(ids, retry_failed=True) == ids
+    missing.clear()
+    run_all(pipeline, keys, retry_failed=True)
+    assert pipeline.pending(ids, retry_failed=True) == []
+
+
 def test_a_full_disk_stops_the_run_and_nothing_is_recorded(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
     use(spec())
     _, keys = opened(tmp_path, pictures)

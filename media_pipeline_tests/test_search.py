@@ -10,7 +10,8 @@ from click.testing import CliRunner, Result
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.cli.search import search as command
-from media_pipeline.results.search import SNIPPET_CHARS, Hit, _snippet, refresh_text_index, search_text
+from media_pipeline.results._search_hits import SNIPPET_CHARS, snippet_of
+from media_pipeline.results.search import Hit, refresh_text_index, search_text
 from media_pipeline_tests._text_home import TextHome, media_id, text_home, tiny_model
 
 pytestmark = pytest.mark.slow  # indexes of a real home
@@ -164,18 +165,18 @@ def test_snippets() -> None:
     words = [f"word{n:03}" for n in range(100)]
     text = "\n".join(words)
     start = text.index("word050")
-    snippet, ((a, b),) = _snippet(text, ((start, start + 7),))
+    snippet, ((a, b),) = snippet_of(text, ((start, start + 7),))
     assert snippet[a:b] == "word050"
     assert snippet.startswith("… word0")
     assert snippet.endswith(" …")
     assert set(snippet.strip("… ").split()) <= set(words)
     assert len(snippet) <= SNIPPET_CHARS + 4
-    assert _snippet("short\ntext", ((6, 10),)) == ("short text", ((6, 10),))
-    assert _snippet(text, ())[0].startswith("word000")
+    assert snippet_of("short\ntext", ((6, 10),)) == ("short text", ((6, 10),))
+    assert snippet_of(text, ())[0].startswith("word000")
     end = text.index("word099")
-    last, ((a, b),) = _snippet(text, ((end, end + 7),))
+    last, ((a, b),) = snippet_of(text, ((end, end + 7),))
     assert last[a:b] == "word099"
-    unbroken, _ = _snippet("x" * 1000, ((900, 1000),))
+    unbroken, _ = snippet_of("x" * 1000, ((900, 1000),))
     assert len(unbroken) <= SNIPPET_CHARS + 4
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from media_pipeline.analyzers import _speech_whisper, transcript
 from media_pipeline.analyzers._models import ModelStore
-from media_pipeline.analyzers._speech_windows import Window
+from media_pipeline.analyzers._speech_windows import Segment, Window
 from media_pipeline.analyzers._vad import SileroVad, Span
 from media_pipeline.analyzers.transcript import ANALYZER, Model, TranscriptOptions, preview
 from media_pipeline.errors import ModelUnavailable, UsageError
@@ -26,6 +26,7 @@ from media_pipeline_tests._sound import (
     needs_media,
     needs_whisper,
     noise,
+    shared_call,
     shared_sound,
     silence,
     tone,
@@ -174,6 +175,29 @@ def test_inventions_are_dropped(invention: SimpleNamespace) -> None:
     assert placed(invention) == []
 
 
+class Echo:
+    """A recogniser that says which sound it was given: how loud its speech is."""
+
+    draft = False
+
+    def segments(self, audio: Any, windows: Iterator[Window], _language: str) -> Iterator[Segment]:
+        for window in windows:
+            for span in window.spans:
+                level = float(np.abs(audio.read(span.start_s, span.end_s)).max())
+                yield Segment(span.start_s, span.end_s, f"{level:.1f}", "en", 1.0, ())
+
+
+def test_the_sides_of_a_call_are_merged_by_time() -> None:
+    left = np.concatenate([vowels(1), silence(1.5), vowels(1), silence(0.5)])
+    right = np.concatenate([silence(1.5), 2 * vowels(2), silence(0.5)])
+    rows = transcribe(Model(SileroVad(), Echo()), Sound(left, right), TranscriptOptions())  # type: ignore[arg-type]
+    assert_well_formed(rows, 4.0)
+    assert [(row["channel"], row["text"]) for row in rows] == [(0, "0.3"), (1, "0.6"), (0, "0.3")]
+    assert [row["start_s"] for row in rows] == sorted(row["start_s"] for row in rows)
+    mono = transcribe(Model(SileroVad(), Echo()), Sound(left), TranscriptOptions())  # type: ignore[arg-type]
+    assert {row["channel"] for row in mono} == {None}
+
+
 # --- recognisers for real -----------------------------------------------------------------------------------------
 
 
@@ -285,6 +309,21 @@ def test_memorised_clips_come_out_exactly(memorised: Loaded, name: str) -> None:
         assert rows[0]["start_s"] == pytest.approx(times[0][1], abs=0.3)
         assert rows[-1]["end_s"] == pytest.approx(times[-1][2], abs=0.3)
         assert [word["score"] for row in rows for word in row["words"]] == [None] * len(times)
+
+
+@needs_media
+@needs_whisper
+@pytest.mark.slow
+def test_two_channels_are_heard_one_by_one(memorised: Loaded) -> None:
+    truth = truths()["speech/stereo_two_speakers.wav"]
+    rows = heard(memorised, shared_call("speech/stereo_two_speakers.wav"))
+    assert_well_formed(rows, 5.0)
+    assert [(row["channel"], plain(row["text"])) for row in rows] == [
+        (0, plain(truth["left_transcript"])),
+        (1, plain(truth["right_transcript"])),
+    ]
+    # They speak at the same time.
+    assert rows[1]["start_s"] < rows[0]["end_s"]
 
 
 @needs_media

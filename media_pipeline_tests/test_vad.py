@@ -49,7 +49,7 @@ def test_streaming_gives_what_faster_whisper_computes_at_once(vad: SileroVad) ->
 
 def test_odd_blocks_change_nothing(vad: SileroVad) -> None:
     class Crumbs(Sound):
-        def blocks(self, seconds: float):  # type: ignore[no-untyped-def]
+        def blocks(self, seconds: float, channel: int | None = None):  # type: ignore[no-untyped-def]
             return super().blocks(0.0777)
 
     samples = np.concatenate([vowels(1), silence(0.5)])

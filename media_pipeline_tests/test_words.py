@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from media_pipeline.results.search import _words
+from media_pipeline.results._search_text import word_index
 from media_pipeline.storage._folding import EXACT, INSIDE, MAX_QUERY_CHARS, PREFIX, answer, parse_query, words
 from media_pipeline.storage.words import WordHit, WordIndex
 from media_pipeline_tests._text_home import TextHome, media_id, text_home
@@ -71,7 +71,7 @@ def home(tmp_path: Path) -> TextHome:
 
 
 def index(home: TextHome) -> WordIndex:
-    return _words(home.tables, home.layout)
+    return word_index(home.tables, home.layout)
 
 
 def find(home: TextHome, query: str) -> list[str]:

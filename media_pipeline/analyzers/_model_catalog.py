@@ -122,6 +122,78 @@ _ENTRIES = (
             ModelFile("tokenizer.json", 17_082_730, "0b44a9d7b51c3c62626640cda0e2c2f70fdacdc25bbbd68038369d14ebdf4c39"),
         ),
     ),
+    CatalogEntry(
+        name="ViT-B-32-laion2b",
+        purpose="what pictures show, as 512 numbers: search by picture and by English description (CLIP)",
+        analyzer="image_embeddings",
+        tier="standard",
+        licence="MIT",
+        repository="laion/CLIP-ViT-B-32-laion2B-s34B-b79K",
+        revision="1a25a446712ba5ee05982a381eed697ef9b435cf",
+        files=(
+            ModelFile(
+                "open_clip_model.safetensors",
+                605_143_316,
+                "ac4f8c4b88af6d963118cbf40ad93176d092abbedfcb752601ae1866352656e6",
+            ),
+        ),
+    ),
+    CatalogEntry(
+        name="ViT-B-16-SigLIP2",
+        purpose="what pictures show, as 768 numbers: descriptions in German and other languages, four times slower",
+        analyzer="image_embeddings",
+        tier="standard",
+        licence="Apache-2.0",
+        repository="timm/ViT-B-16-SigLIP2",
+        revision="eee10eff6dd8cabae2d7f379d4e8cfcd352030aa",
+        files=(
+            ModelFile("open_clip_config.json", 944, "d0b2ac6d4524cb95287138b9e5fa345211be7242e5da7eb55be894614be33987"),
+            ModelFile(
+                "open_clip_model.safetensors",
+                1_500_786_832,
+                "d0a51069d2fa6c95b371b3bffd2a2c765c1815004798ee99f075290dbca73041",
+            ),
+            ModelFile(
+                "special_tokens_map.json", 327, "d4671afd8f9b1ccd170443bd5478c0cc40fdbddc9343034caf6984ffd388b2c4"
+            ),
+            ModelFile("tokenizer.json", 34_362_885, "220c63d496e0c14e63eb656c91e0215e926202e4c74b1f089e09f1920d779b04"),
+            ModelFile(
+                "tokenizer_config.json", 46_382, "513e778583a9ac0b74ae47784216f9d654d5132eee62d777597f5e842701323c"
+            ),
+        ),
+    ),
+    CatalogEntry(
+        name="yunet",
+        purpose="where faces are, also in profile",
+        analyzer="faces",
+        tier="standard",
+        licence="MIT",
+        repository="opencv/face_detection_yunet",
+        revision="3cc26e7f1014a5ee5d74a42acee58bafc9d0a310",
+        files=(
+            ModelFile(
+                "face_detection_yunet_2023mar.onnx",
+                232_589,
+                "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4",
+            ),
+        ),
+    ),
+    CatalogEntry(
+        name="sface",
+        purpose="whose faces they are, as 128 numbers",
+        analyzer="faces",
+        tier="standard",
+        licence="Apache-2.0",
+        repository="opencv/face_recognition_sface",
+        revision="3d7082438a6e4551e840c9b2bb60b71e8da4b524",
+        files=(
+            ModelFile(
+                "face_recognition_sface_2021dec.onnx",
+                38_696_353,
+                "0ba9fbfa01b5270c96627c4ef784da859931e02f04419c829e83484087c34e79",
+            ),
+        ),
+    ),
 )
 
 CATALOG: dict[str, CatalogEntry] = {entry.name: entry for entry in _ENTRIES}

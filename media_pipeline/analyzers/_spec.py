@@ -64,15 +64,24 @@ class Frame(Protocol):
 class Audio(Protocol):
     """The sound of one medium: 16 kHz, mono, float32 in [-1, 1]."""
 
-    sample_rate: int  # Hz, always 16000
+    @property
+    def sample_rate(self) -> int:
+        """Hz, always 16000."""
 
     @property
     def duration_s(self) -> float: ...
-    def blocks(self, seconds: float) -> Iterator[Samples]:
-        """The whole sound in order, in blocks of that length (the last one shorter): bounded memory."""
+    @property
+    def channels(self) -> int:
+        """2 where left (0) and right (1) carry one voice each, as in a recorded call; else 1."""
 
-    def read(self, start_s: float, end_s: float) -> Samples:
-        """The span [start_s, end_s), clipped to the sound's length."""
+    def blocks(self, seconds: float, channel: int | None = None) -> Iterator[Samples]:
+        """The whole sound in order, in blocks of that length (the last one shorter): bounded memory.
+
+        Without ``channel`` the mean of all channels.
+        """
+
+    def read(self, start_s: float, end_s: float, channel: int | None = None) -> Samples:
+        """The span [start_s, end_s), clipped to the sound's length; without ``channel`` the mean of all channels."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,6 +127,9 @@ class AnalyzerSpec:
     # A few words on one medium's rows for people: first lines, counts. Markdown, at most a few hundred characters.
     preview: Callable[[pa.Table], str] | None = None
     compute_kind: str = "python"  # shown as the asset's kind
+    # Why one medium's rows are good but not all that was asked for (a server did not answer); None: nothing is
+    # missing. Such a result stands, with the reason in `analyses`, and `--retry-failed` makes it again.
+    incomplete: Callable[[pa.Table], str | None] | None = None
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():

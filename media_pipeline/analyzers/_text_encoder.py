@@ -30,7 +30,7 @@ Vectors = npt.NDArray[np.float32]
 _Run = Callable[[Ids, npt.NDArray[np.int32]], Vectors]  # (ids (n, t), lengths (n,)) -> hidden states (n, t, d)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class TextEncoder:
     """A loaded model. Safe to use from several threads at once."""
 

@@ -63,12 +63,12 @@ def _of_ocr(table: pa.Table | None) -> Iterator[Passage]:
         return
     columns = ["frame_index", "line_index", "text", "pts_s"]
     records = table.select(columns).sort_by([("frame_index", "ascending"), ("line_index", "ascending")]).to_pylist()
-    rows = [_Row(i, _clean(r["text"]), r["pts_s"], group=r["frame_index"]) for i, r in enumerate(records)]
+    rows = [_Row(i, clean(r["text"]), r["pts_s"], group=r["frame_index"]) for i, r in enumerate(records)]
     shown: dict[str, float | None] = {}
     for _, frame in groupby(rows, key=lambda row: row.group):
         now: dict[str, float | None] = {}
         for window in _windows(frame):
-            text = _join_lines(row.text for row in window)
+            text = join_lines(row.text for row in window)
             pts_s = window[0].start_s
             key = "".join(c for c in text.casefold() if c.isalnum())
             now[key] = pts_s
@@ -82,7 +82,7 @@ def _of_transcript(table: pa.Table | None) -> Iterator[Passage]:
         return
     columns = [c for c in ("segment_index", "text", "start_s", "end_s", "speaker") if c in table.schema.names]
     records = table.select(columns).sort_by("segment_index").to_pylist()
-    rows = (_Row(i, _clean(r["text"]), r["start_s"], r["end_s"], r.get("speaker")) for i, r in enumerate(records))
+    rows = (_Row(i, clean(r["text"]), r["start_s"], r["end_s"], r.get("speaker")) for i, r in enumerate(records))
     for window in _windows(rows):
         text, marks = "", []
         for row in window:
@@ -116,10 +116,12 @@ def _apart(a: float | None, b: float | None) -> float:
     return 0.0 if a is None or b is None else abs(b - a)
 
 
-def _clean(text: str | None) -> str:
+def clean(text: str | None) -> str:
+    """NFC, with single spaces."""
     return " ".join(unicodedata.normalize("NFC", text or "").split())
 
 
-def _join_lines(lines: Iterable[str]) -> str:
+def join_lines(lines: Iterable[str]) -> str:
+    """Lines of a page one below the other, words that were divided at the end of a line made whole."""
     text = "\n".join(lines)
     return _SOFT_HYPHEN.sub(lambda m: "" if text[m.end()].islower() else "-", text)

@@ -6,7 +6,6 @@ lie on their side or stand on their head are turned before they are read, and th
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any, Literal
 
@@ -14,6 +13,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from media_pipeline.analyzers import _ocr_weights
+from media_pipeline.analyzers._markdown import escaped
 from media_pipeline.analyzers._ocr_frames import Thumbnail, is_unchanged, thumbnail
 from media_pipeline.analyzers._ocr_onnx import Engine, OnnxEngine
 from media_pipeline.analyzers._ocr_page import Page, read_page
@@ -113,13 +113,8 @@ def preview(rows: pa.Table) -> str:
     texts = list(dict.fromkeys(rows.column("text").to_pylist()))
     if not texts:
         return "no text"
-    first = "  \n".join(_escaped(text[:80]) for text in texts[:4])
+    first = "  \n".join(escaped(text[:80]) for text in texts[:4])
     return f"{first}\n\n{len(texts)} different lines" if len(texts) > 4 else first
-
-
-def _escaped(text: str) -> str:
-    """No character of it is Markdown or HTML any more."""
-    return re.sub(r"([\\`*_{}\[\]()#+\-.!|<>~&$])", r"\\\1", text)
 
 
 ANALYZER = AnalyzerSpec(

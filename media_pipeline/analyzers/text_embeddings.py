@@ -18,6 +18,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from media_pipeline.analyzers._models import ModelStore
+from media_pipeline.analyzers._shared import shared
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, ModelChoice, Options
 from media_pipeline.analyzers._text_encoder import DIMENSION, TextEncoder, load_encoder
 from media_pipeline.analyzers._text_passages import Passage, passages, says_something
@@ -105,7 +106,11 @@ def load(choice: ModelChoice, _device: str, options: TextEmbeddingsOptions) -> T
         ModelUnavailable: the folder does not hold a usable model.
     """
     assert choice.path is not None
-    return load_encoder(choice.path, choice.name, fingerprint(choice), options.threads)
+    folder, name, threads = choice.path, choice.name, options.threads
+    return shared(
+        ("text encoder", folder, choice.digest, threads),
+        lambda: load_encoder(folder, name, fingerprint(choice), threads),
+    )
 
 
 def run(model: TextEncoder, batch: Batch, _options: TextEmbeddingsOptions) -> pa.Table:

@@ -3,6 +3,8 @@
 Silero's voice detector stands before every recogniser: where nobody speaks nothing is recognised, because recognisers
 invent words for noise. Then faster-whisper, or, only where the language is set to English, a marked draft of
 pocketsphinx: a draft in the wrong language would poison the search.
+
+Where two channels carry one side of a talk each, each is heard by itself: who speaks at the same time is not lost.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from pydantic import Field
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
+from media_pipeline.analyzers._speech_channels import speech_of
 from media_pipeline.analyzers._speech_sphinx import Sphinx
 from media_pipeline.analyzers._speech_whisper import Whisper, check_folder
 from media_pipeline.analyzers._speech_windows import Segment, windows
@@ -44,6 +47,7 @@ SCHEMA = pa.schema(
         pa.field("score", pa.float32(), metadata=_SCORE),
         ("words", pa.list_(WORD)),
         ("draft", pa.bool_()),  # recognised by pocketsphinx: to find a place by, not to quote
+        ("channel", pa.int32()),  # 0 left, 1 right; null: the channels were heard together
     ]
 )
 
@@ -126,17 +130,21 @@ def _rows(model: Model, medium: Medium, options: TranscriptOptions) -> list[dict
     if medium.audio is None:
         return []
     gate = Gate(options.vad_threshold, options.min_speech_s, options.min_silence_s)
-    spans = model.vad.spans(medium.audio, gate)
-    if not spans:
-        return []
-    found = model.recogniser.segments(medium.audio, windows(spans, medium.audio.duration_s), options.language)
-    return [_row(medium.media_id, index, s, draft=model.recogniser.draft) for index, s in enumerate(found)]
+    found: list[tuple[int | None, Segment]] = []
+    for side in speech_of(medium.audio, model.vad, gate):
+        heard = windows(side.spans, side.audio.duration_s)
+        found += [(side.channel, s) for s in model.recogniser.segments(side.audio, heard, options.language)]
+    # A stable sort: one side's segments keep the order in which they were heard.
+    found.sort(key=lambda item: item[1].start_s)
+    return [
+        {"media_id": medium.media_id, "segment_index": index, "channel": channel, "draft": model.recogniser.draft}
+        | _columns(segment)
+        for index, (channel, segment) in enumerate(found)
+    ]
 
 
-def _row(media_id: str, index: int, segment: Segment, *, draft: bool) -> dict[str, Any]:
+def _columns(segment: Segment) -> dict[str, Any]:
     return {
-        "media_id": media_id,
-        "segment_index": index,
         "start_s": segment.start_s,
         "end_s": segment.end_s,
         "text": segment.text,
@@ -144,7 +152,6 @@ def _row(media_id: str, index: int, segment: Segment, *, draft: bool) -> dict[st
         "speaker": None,
         "score": segment.score,
         "words": [{"word": w.text, "start_s": w.start_s, "end_s": w.end_s, "score": w.score} for w in segment.words],
-        "draft": draft,
     }
 
 
@@ -156,7 +163,7 @@ def _clock(seconds: float) -> str:
 
 ANALYZER = AnalyzerSpec(
     name="transcript",
-    version="1",
+    version="2",
     needs=("audio",),
     schema=SCHEMA,
     options=TranscriptOptions,

@@ -32,15 +32,31 @@ RESULTS = (
         frozenset({"deltalake"}),
     ),
     ResultInfo(
-        "search_index",
-        ("text_embeddings",),
+        "persons",
+        ("faces",),
         "1",
-        "Index of what was written and said, by meaning: behind `media-pipeline search --text`.",
+        "Who is who: tracks of faces gathered into persons across all media; names come from you, "
+        "with `media-pipeline persons`.",
+        frozenset({"deltalake", "faiss"}),
+    ),
+    ResultInfo(
+        "voices",
+        ("speakers",),
+        "1",
+        "Whose voice it is: speakers of single recordings gathered into voices across all media; names come from you, "
+        "with `media-pipeline voices`.",
+        frozenset({"deltalake", "faiss"}),
+    ),
+    ResultInfo(
+        "search_index",
+        ("text_embeddings", "image_embeddings"),
+        "1",
+        "Indexes of what was written, said and shown, by meaning: behind `media-pipeline search`.",
         frozenset({"faiss"}),
     ),
     ResultInfo(
         "warehouse",
-        ("media", "duplicates"),
+        ("media", "duplicates", "persons", "voices"),
         "1",
         "DuckDB file with a view of every table, for your own SQL tools; replaced as a whole, safe to keep open.",
         frozenset({"duckdb"}),

@@ -22,10 +22,12 @@ COMMANDS = {
     "analyze": "Take files and folders in and analyse them here and now.",
     "doctor": "Check every dependency, model, disk and memory; say what to do.",
     "models": "List and download models.",
+    "persons": "Who is to be seen: list, name, merge, split, enrol.",
     "search": "Find moments by what is written or said.",
     "serve": "Run the Dagster UI and the daemon on this machine.",
     "sql": "Ask the results in SQL, read-only.",
     "status": "What is done, waiting, failed, and why.",
+    "voices": "Who is to be heard: list, name, merge, split, enrol.",
 }
 
 

@@ -55,7 +55,8 @@ class Judge:
         fingerprint = effective_fingerprint(own, inputs)
         if entry is None or entry.fingerprint != fingerprint or entry.status == "unavailable":
             return Todo(known, fingerprint)
-        if entry.status == "failed" and retry_failed:
+        # A reason beside "done" says what is missing from a result that stands otherwise.
+        if retry_failed and (entry.status == "failed" or entry.reason is not None):
             return Todo(known, fingerprint)
         return _standing(known, entry)
 

@@ -32,7 +32,8 @@ from media_pipeline.execution.stages import (
 )
 from media_pipeline.media.cache import Cache
 from media_pipeline.results.duplicates import update_duplicates
-from media_pipeline.results.search import refresh_text_index
+from media_pipeline.results.identities import identity_table, update_identities
+from media_pipeline.results.search import refresh_image_index, refresh_text_index
 from media_pipeline.storage import schemas
 from media_pipeline.storage.catalog import Catalog
 from media_pipeline.storage.costs import Costs
@@ -72,7 +73,11 @@ class Pipeline:
             self.layout,
             self.tables,
             table_schemas(),
-            extra={"sources": self.sources.table, "analyzer_costs": self.costs.table},
+            extra={
+                "sources": self.sources.table,
+                "analyzer_costs": self.costs.table,
+                "identities": lambda: identity_table(self.layout),
+            },
         )
 
     # --- what is to be done -------------------------------------------------------------------------------------
@@ -182,12 +187,12 @@ class Pipeline:
             partition_key=todo.known.partition_key,
             status="failed" if result.error else "done",
             fingerprint=todo.fingerprint,
-            reason=str(result.error) if result.error else None,
+            reason=str(result.error) if result.error else result.incomplete,
             rows=result.rows.num_rows if result.rows is not None else 0,
             seconds=result.seconds,
             model=_model_name(choice) if choice else None,
             tier=choice.tier if choice else None,
-            warning=choice.warning if choice else None,
+            warning=result.incomplete or (choice.warning if choice else None),
             preview=result.preview,
             thumbnail_jpeg=result.thumbnail_jpeg,
         )
@@ -237,12 +242,18 @@ class Pipeline:
         ids = self._ids(partition_keys)
         self.ensure_tables()
         pairs = update_duplicates(self.tables, ids, max_distance=self.settings.duplicate_max_distance)
+        identities = update_identities(self.tables, self.layout, ids)
         refresh_text_index(self.tables, self.layout, self.settings, self.models)
+        refresh_image_index(self.tables, self.layout, self.settings, self.models)
         warehouse = self.catalog.publish()
         freed = self.cache.evict(keep=ids)
         return {
             "duplicates": {"pairs": pairs},
-            "search_index": {"passages_version": self.tables.version("text_embeddings")},
+            **identities,
+            "search_index": {
+                "passages_version": self.tables.version("text_embeddings"),
+                "pictures_version": self.tables.version("image_embeddings"),
+            },
             "warehouse": {"path": str(warehouse), "bytes": warehouse.stat().st_size, "cache_bytes_freed": freed},
         }
 
@@ -289,6 +300,8 @@ def table_schemas() -> dict[str, pa.Schema]:
         "audio": schemas.AUDIO,
         "analyses": schemas.ANALYSES,
         "duplicate_pairs": schemas.DUPLICATE_PAIRS,
+        "face_persons": schemas.FACE_PERSONS,
+        "speaker_voices": schemas.SPEAKER_VOICES,
     }
     return core | {spec.name: spec.schema for spec in registry().values()}
 

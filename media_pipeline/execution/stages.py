@@ -28,7 +28,7 @@ from media_pipeline.storage import schemas
 if TYPE_CHECKING:
     from media_pipeline.analyzers._models import ModelStore
     from media_pipeline.execution.decoded import DecodedMedia
-    from media_pipeline.execution.in_process import InProcessExecutor
+    from media_pipeline.execution.in_process import AnalyzerResult, InProcessExecutor
     from media_pipeline.media.cache import CacheEntry
     from media_pipeline.media.types import MediaFacts
     from media_pipeline.storage.sources import KnownMedium
@@ -45,6 +45,7 @@ class Result:
     seconds: float = 0.0
     preview: str | None = None
     thumbnail_jpeg: bytes | None = None
+    incomplete: str | None = None  # why the rows are good but not all that was asked for
 
 
 class Stage(Protocol):
@@ -96,7 +97,7 @@ _MEDIA_DESCRIPTION = (
     "with what it was taken. Decoded once, in a disposable process."
 )
 _FRAMES_DESCRIPTION = "The frames the analyzers see: sampled by scene change with a maximum gap; a cache."
-_AUDIO_DESCRIPTION = "The sound as 16 kHz mono; a cache."
+_AUDIO_DESCRIPTION = "The sound at 16 kHz, mono unless each channel carries a voice of its own; a cache."
 
 
 class _DecodingStage:
@@ -165,7 +166,9 @@ class AudioStage(_DecodingStage):
             elif entry.audio is None:
                 yield Result(known.media_id, preview="no sound")
             else:
-                yield Result(known.media_id, rows=self._row(known.media_id, entry), preview="16 kHz mono")
+                apart = entry.facts.audio_cached_channels == 2
+                preview = "16 kHz, two voices on two channels" if apart else "16 kHz mono"
+                yield Result(known.media_id, rows=self._row(known.media_id, entry), preview=preview)
 
     @staticmethod
     def _row(media_id: str, entry: CacheEntry) -> pa.Table:
@@ -175,6 +178,7 @@ class AudioStage(_DecodingStage):
             "duration_s": facts.audio_duration_s,
             "peak": facts.audio_peak,
             "rms": facts.audio_rms,
+            "channels": facts.audio_cached_channels,
         }
         return pa.Table.from_pylist([row], schema=schemas.AUDIO)
 
@@ -212,9 +216,19 @@ class AnalyzerStage:
             deque(inputs, maxlen=0)
         else:
             for result in self._executor.run(self.spec, self.choice, self.options, inputs):
-                preview = self.spec.preview(result.rows) if self.spec.preview and result.rows is not None else None
-                yield Result(result.media_id, result.rows, result.error, result.seconds, preview)
+                yield self._described(result)
         yield from settled
+
+    def _described(self, result: AnalyzerResult) -> Result:
+        if result.rows is None:
+            return Result(result.media_id, error=result.error, seconds=result.seconds)
+        return Result(
+            media_id=result.media_id,
+            rows=result.rows,
+            seconds=result.seconds,
+            preview=self.spec.preview(result.rows) if self.spec.preview else None,
+            incomplete=self.spec.incomplete(result.rows) if self.spec.incomplete else None,
+        )
 
     def _upstream_rows(self, media_ids: list[str]) -> dict[str, dict[str, pa.Table]]:
         return {
@@ -259,14 +273,15 @@ class AnalyzerStage:
 
 
 def options_for(spec: AnalyzerSpec, settings: Settings) -> Options:
-    """The analyzer's options: its defaults, the global language, then what the user set for it.
+    """The analyzer's options: its defaults, what several analyzers must agree on, then what the user set for it.
 
     Raises:
         UsageError: an option is unknown or has a wrong value; names the setting.
     """
     given = dict(settings.options.get(spec.name, {}))
-    if "language" in spec.options.model_fields:
-        given.setdefault("language", settings.language)
+    for common in ("language", "clip_model"):
+        if common in spec.options.model_fields:
+            given.setdefault(common, getattr(settings, common))
     try:
         return spec.options(**given)
     except ValidationError as error:

@@ -4,6 +4,7 @@
                         frames.arrow         kept frames (`frames.CACHED_FRAMES`), one record batch each
                         frame_scores.arrow   content score of every video frame (`scores.FRAME_SCORES`)
                         audio.flac           16 kHz mono
+                        audio-side.flac      half of left minus right, where each carries a voice of its own
                         thumbnail.jpg        at most 4 KB, for people
     cache/.incoming/<pid>-…/                 being written; renamed into place when complete
 
@@ -29,7 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
-from media_pipeline.media.audio import AUDIO_FILE, AudioReader
+from media_pipeline.media.audio import AUDIO_FILE, SIDE_FILE, AudioReader
 from media_pipeline.media.frames import CACHED_FRAMES, FRAMES_FILE, THUMBNAIL_FILE
 from media_pipeline.media.scores import FRAME_SCORES, SCORES_FILE
 from media_pipeline.media.types import MediaFacts, facts_from_json, facts_to_json
@@ -100,8 +101,10 @@ class CacheEntry:
 
     @property
     def audio(self) -> AudioReader | None:
-        path = self.folder / AUDIO_FILE
-        return AudioReader(path, self.facts.audio_duration_s or 0.0) if path.exists() else None
+        path, side = self.folder / AUDIO_FILE, self.folder / SIDE_FILE
+        if not path.exists():
+            return None
+        return AudioReader(path, self.facts.audio_duration_s or 0.0, side if side.exists() else None)
 
     @property
     def frame_scores(self) -> pa.Table | None:

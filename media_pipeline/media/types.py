@@ -65,6 +65,7 @@ class MediaFacts:
     audio_duration_s: float | None = None  # of the 16 kHz mono sound in the cache
     audio_peak: float | None = None
     audio_rms: float | None = None
+    audio_cached_channels: int | None = None  # 1; 2 where left and right carry one voice each
 
 
 def facts_to_json(facts: MediaFacts) -> dict[str, Any]:

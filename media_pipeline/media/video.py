@@ -372,6 +372,7 @@ class _Pass:
             audio_duration_s=sound.duration_s if context else None,
             audio_peak=sound.peak if context else None,
             audio_rms=sound.rms if context else None,
+            audio_cached_channels=sound.channels if context else None,
             **probe.container_facts(self._container),
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -24,6 +24,7 @@ from media_pipeline.storage.disk import disk_full_explained
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.schemas import DUPLICATE_PAIRS
 from media_pipeline.storage.tables import RETENTION_HOURS, Tables
+from media_pipeline.storage.views import VIEWS
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # Extensions download; local Python variables are not tables.
@@ -33,27 +34,13 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
 }
 
-# `duplicate_of`: the earliest-added near-duplicate that is older than the medium itself; null where none is.
-_MEDIA = """
-    CREATE VIEW media AS
-    WITH pairs AS (
-        SELECT media_id, other_id FROM library.duplicate_pairs
-        UNION ALL SELECT other_id, media_id FROM library.duplicate_pairs
-    ), found AS (
-        SELECT own.media_id, arg_min(other.media_id, (other.added_at, other.media_id)) AS duplicate_of
-        FROM pairs
-        JOIN library.media AS own ON own.media_id = pairs.media_id
-        JOIN library.media AS other ON other.media_id = pairs.other_id
-        WHERE (other.added_at, other.media_id) < (own.added_at, own.media_id)
-        GROUP BY own.media_id
-    )
-    SELECT media.*, found.duplicate_of FROM library.media AS media LEFT JOIN found USING (media_id)
-"""
-
 
 @dataclass(frozen=True, slots=True)
-class _View:
+class _Stored:
+    """A table as it lies on the disk now."""
+
     select: str
+    columns: tuple[str, ...]
     files: tuple[str, ...]
 
 
@@ -63,6 +50,8 @@ class Catalog:
     Args:
         views: table name -> schema, for every table that shall have a view. One without data yet is an empty view.
         extra: name -> provider of a small Arrow table that does not live in a Delta table, e.g. `sources`.
+
+    A name of `storage.views` shows what is put together there, in the place of the table of that name or beside it.
     """
 
     def __init__(
@@ -74,13 +63,16 @@ class Catalog:
     ) -> None:
         self._layout = layout
         self._tables = tables
-        self._schemas = {"duplicate_pairs": DUPLICATE_PAIRS, **views}  # in this order: `media` asks the pairs
+        self._schemas = {"duplicate_pairs": DUPLICATE_PAIRS, **views}
         self._extra = dict(extra)
 
     @property
     def names(self) -> list[str]:
         """Names of all views, sorted."""
-        return sorted([*self._schemas, *self._extra])
+        columns: dict[str, Collection[str]] = {name: schema.names for name, schema in self._schemas.items()}
+        columns |= dict.fromkeys(self._extra, ())
+        composed = {view.name for view in VIEWS if view.possible(columns)}
+        return sorted({*columns, *composed})
 
     def connect(self, limits: SqlLimits | None = None) -> duckdb.DuckDBPyConnection:
         """A connection in memory with all views, as the tables are now.
@@ -93,11 +85,9 @@ class Catalog:
             config |= {"memory_limit": f"{limits.max_memory_bytes // 1024} KiB", "temp_directory": ""}
         connection = duckdb.connect(":memory:", config=config)
         connection.execute("SET TimeZone = 'UTC'")  # the same answer wherever it is asked
-        views = self._create_views(connection)
-        for name, provider in self._extra.items():
-            connection.register(name, provider())
+        tables = self._create_views(connection)
         if limits is not None:
-            files = [_literal(file) for view in views.values() for file in view.files]
+            files = [_literal(file) for table in tables.values() for file in table.files]
             connection.execute(f"SET allowed_paths = [{', '.join(files)}]")
             connection.execute("SET enable_external_access = false")
             connection.execute("SET lock_configuration = true")
@@ -128,13 +118,9 @@ class Catalog:
 
     def _write(self, path: Path) -> None:
         with duckdb.connect(path, config=_CONFIG) as connection:
-            views = self._create_views(connection)
-            for name, provider in self._extra.items():
-                connection.register("provided", provider())
-                connection.execute(f"CREATE TABLE {_name(name)} AS FROM provided")
-                connection.unregister("provided")
+            tables = self._create_views(connection)
             connection.execute("CREATE TABLE library.files (view_name VARCHAR, path VARCHAR)")
-            files = [(name, file) for name, view in views.items() for file in view.files]
+            files = [(name, file) for name, table in tables.items() for file in table.files]
             columns = pa.table({"view_name": [n for n, _ in files], "path": [f for _, f in files]})
             connection.register("provided", columns)
             connection.execute("INSERT INTO library.files FROM provided")
@@ -163,19 +149,25 @@ class Catalog:
         keep = self.published_files()
         return [path for name in present for path in self._tables.vacuum(name, keep, retention_hours)]
 
-    def _create_views(self, connection: duckdb.DuckDBPyConnection) -> dict[str, _View]:
-        views = {name: self._view(connection, name, schema) for name, schema in self._schemas.items()}
-        # The tables as they are; what users see may add to them.
+    def _create_views(self, connection: duckdb.DuckDBPyConnection) -> dict[str, _Stored]:
+        """Everything users see, and below it the schema `library` with the tables as they are."""
+        tables = {name: self._stored(connection, name, schema) for name, schema in self._schemas.items()}
         connection.execute("CREATE SCHEMA library")
-        for name, view in views.items():
-            connection.execute(f"CREATE VIEW library.{_name(name)} AS {view.select}")
-            if name == "media":
-                connection.execute(_MEDIA)
-            else:
-                connection.execute(f"CREATE VIEW {_name(name)} AS FROM library.{_name(name)}")
-        return views
+        for name, table in tables.items():
+            connection.execute(f"CREATE VIEW library.{_name(name)} AS {table.select}")
+        columns: dict[str, Collection[str]] = {name: table.columns for name, table in tables.items()}
+        for name, provider in self._extra.items():
+            columns[name] = ()
+            connection.register("provided", provider())
+            connection.execute(f"CREATE TABLE library.{_name(name)} AS FROM provided")
+            connection.unregister("provided")
+        selects = {name: f"FROM library.{_name(name)}" for name in columns}
+        selects |= {view.name: view.select for view in VIEWS if view.possible(columns)}
+        for name, select in selects.items():
+            connection.execute(f"CREATE VIEW {_name(name)} AS {select}")
+        return tables
 
-    def _view(self, connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> _View:
+    def _stored(self, connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> _Stored:
         stored = self._tables.stored(name) if self._tables.exists(name) else None
         if stored is not None:
             schema = pa.schema([*schema, *(f for f in stored.schema if f.name not in schema.names)])
@@ -183,10 +175,10 @@ class Catalog:
         present = stored.columns if stored else frozenset()
         columns = [_column(f, str(t), f.name in present) for f, t in zip(schema, types, strict=True)]
         if stored is None or not stored.files:
-            return _View(f"SELECT {', '.join(columns)} WHERE false", ())
+            return _Stored(f"SELECT {', '.join(columns)} WHERE false", tuple(schema.names), ())
         files = ", ".join(_literal(file) for file in stored.files)
         select = f"SELECT {', '.join(columns)} FROM read_parquet([{files}], union_by_name = true)"  # noqa: S608 - quoted
-        return _View(select, stored.files)
+        return _Stored(select, tuple(schema.names), stored.files)
 
 
 def _column(field: pa.Field, kind: str, present: bool) -> str:

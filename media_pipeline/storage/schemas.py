@@ -78,6 +78,7 @@ AUDIO = pa.schema(
         ("duration_s", pa.float64()),
         ("peak", pa.float32()),  # highest absolute sample, 1.0 is full scale
         ("rms", pa.float32()),
+        ("channels", pa.int32()),  # 2: left and right carry one voice each and are kept apart; else 1
     ]
 )
 
@@ -87,6 +88,50 @@ DUPLICATE_PAIRS = pa.schema(
         ("other_id", pa.string()),
         ("distance", pa.float32()),  # mean Hamming distance of the matched 64-bit hashes
         ("matched", pa.float32()),  # share of frames that match, [0, 1]
+    ]
+)
+
+# One row per track (a face followed through a medium, a speaker of a recording) and whom it belongs to.
+_IDENTIFIED = [
+    ("score", pa.float32()),  # average similarity to the others of its identity when it came; null where it is alone
+    ("decided_by", pa.string()),  # auto; user: pinned by a decision
+    ("model", pa.string()),  # of the embedding; those of different models are never compared
+    ("embedding", pa.list_(pa.float32())),  # L2-normalised mean over the track
+    ("at_s", pa.float64()),  # moment of its best sighting
+    ("added_at", TIMESTAMP),  # when the track was identified first
+]
+
+FACE_PERSONS = pa.schema(
+    [
+        ("media_id", pa.string()),
+        ("track_index", pa.int32()),
+        ("person_id", pa.string()),
+        *_IDENTIFIED,
+        ("x1", pa.float32()),  # box of the best sighting, pixels as displayed
+        ("y1", pa.float32()),
+        ("x2", pa.float32()),
+        ("y2", pa.float32()),
+        ("apart", pa.list_(pa.int32())),  # tracks seen in one frame with it: other people
+    ]
+)
+
+SPEAKER_VOICES = pa.schema(
+    [
+        ("media_id", pa.string()),
+        ("speaker", pa.string()),
+        ("voice_id", pa.string()),
+        *_IDENTIFIED,
+        ("apart", pa.list_(pa.string())),  # the other speakers of the recording
+    ]
+)
+
+# What the user said of identities, as SQL sees it; the decisions themselves are in `identities.sqlite`.
+IDENTITIES = pa.schema(
+    [
+        ("kind", pa.string()),  # person, voice
+        ("identity_id", pa.string()),
+        ("name", pa.string()),  # null where it has none
+        ("samples", pa.int32()),  # recordings or pictures it was enrolled from
     ]
 )
 

@@ -25,6 +25,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from filelock import FileLock
 
@@ -329,6 +330,17 @@ def models_in(tables: Tables, table: str) -> Counter[str]:
     return found
 
 
+def dimension_of(tables: Tables, table: str, model: str, column: str = "embedding") -> int | None:
+    """How many numbers the vectors of this model have; None where there are none. Reads no further than the first."""
+    for path in tables.files(table):
+        with pq.ParquetFile(path) as file:
+            for batch in file.iter_batches(256, columns=["model", column]):
+                ours = batch.filter(pc.and_(pc.equal(batch["model"], model), pc.is_valid(batch[column])))
+                if ours.num_rows:
+                    return len(ours[column][0])
+    return None
+
+
 def _nearest(index: Any, vector: Vectors, k: int) -> tuple[Vectors, npt.NDArray[np.int64]]:
     query = np.ascontiguousarray(vector, np.float32).reshape(1, -1)
     if isinstance(index, faiss.IndexIVF):
@@ -365,4 +377,4 @@ def _read_rows(path: Path, rows: Sequence[int], columns: Sequence[str]) -> dict[
     return found
 
 
-__all__ = ["Neighbour", "Space", "VectorIndex", "models_in"]
+__all__ = ["Neighbour", "Space", "VectorIndex", "dimension_of", "models_in"]

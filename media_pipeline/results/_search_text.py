@@ -1,0 +1,123 @@
+"""Passages that were read or heard: by their words, and by what they mean."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from media_pipeline.analyzers import text_embeddings
+from media_pipeline.analyzers._models import ModelStore
+from media_pipeline.analyzers._spec import ModelChoice
+from media_pipeline.analyzers._text_encoder import DIMENSION, TextEncoder
+from media_pipeline.analyzers._text_passages import Passage, passages
+from media_pipeline.analyzers.text_embeddings import TextEmbeddingsOptions
+from media_pipeline.config import Settings
+from media_pipeline.execution.stages import options_for
+from media_pipeline.results._background import Background
+from media_pipeline.storage._folding import parse_query
+from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.tables import Tables
+from media_pipeline.storage.vectors import Neighbour, Space, VectorIndex, models_in
+from media_pipeline.storage.words import WordIndex
+
+log = logging.getLogger(__name__)
+
+Vectors = npt.NDArray[np.float32]
+
+TABLE = text_embeddings.ANALYZER.name
+_COLUMNS = ("media_id", "source", "row_index", "pts_s", "text")
+_SOURCES = {
+    "ocr": ("frame_index", "line_index", "text", "pts_s"),
+    "transcript": ("segment_index", "text", "start_s", "end_s", "speaker"),
+}
+
+
+def word_index(tables: Tables, layout: Layout) -> WordIndex:
+    """Every passage by its words. The caller closes it."""
+    return WordIndex(tables, layout, _SOURCES, _documents)
+
+
+def wants_exact_words(query: str) -> bool:
+    """Who quotes wants these words, and nothing that resembles them."""
+    return any(term.quoted for term in parse_query(query))
+
+
+class Meanings:
+    """The passages' vectors, in the space of the model that made most of them."""
+
+    def __init__(self, tables: Tables, layout: Layout, settings: Settings, models: ModelStore) -> None:
+        self._tables, self._layout = tables, layout
+        options = options_for(text_embeddings.ANALYZER, settings)
+        assert isinstance(options, TextEmbeddingsOptions)
+        self._options = options
+        self._choice = self._usable(models)
+
+    def refresh(self) -> None:
+        """Brings the index up to date with the table; removes it where no model can read it."""
+        if self._choice is not None:
+            self._index(self._choice).refresh()
+        else:  # or erased vectors would live on in the index
+            VectorIndex(self._tables, self._layout, Space("text", TABLE, "", DIMENSION)).discard()
+
+    def answers(self, query: str, depth: int) -> list[Neighbour]:
+        """Passages that answer a query, nearest first; loads the model."""
+        if self._choice is None or not query.strip():
+            return []
+        encoder, background = _loaded(self._choice, self._options)
+        return self._near(self._choice, background, encoder.encode([query], "query")[0], depth)
+
+    def neighbours(self, vectors: Vectors, depth: int) -> list[Neighbour]:
+        """Passages near to any of these of the same model, shape (n, 384), nearest first."""
+        if self._choice is None or not len(vectors):
+            return []
+        _, background = _loaded(self._choice, self._options)
+        near = [hit for vector in vectors for hit in self._near(self._choice, background, vector, depth)]
+        return sorted(near, key=lambda hit: -hit.score)
+
+    def of_medium(self, media_id: str) -> Vectors:
+        """The vectors of one medium, shape (n, 384), in the order of its passages."""
+        if self._choice is None or not self._tables.exists(TABLE):
+            return np.zeros((0, DIMENSION), np.float32)
+        rows = self._tables.read(TABLE, [media_id], ["row_index", "model", "embedding"]).sort_by("row_index")
+        ours = rows.filter(pa.compute.equal(rows["model"], text_embeddings.fingerprint(self._choice)))
+        return np.array(ours["embedding"].to_pylist(), np.float32).reshape(-1, DIMENSION)
+
+    def _near(self, choice: ModelChoice, background: Background, vector: Vectors, depth: int) -> list[Neighbour]:
+        floor = background.floor(vector)
+        return [hit for hit in self._index(choice).search(vector, depth, _COLUMNS) if hit.score >= floor]
+
+    def _index(self, choice: ModelChoice) -> VectorIndex:
+        space = Space("text", TABLE, text_embeddings.fingerprint(choice), DIMENSION)
+        return VectorIndex(self._tables, self._layout, space)
+
+    def _usable(self, models: ModelStore) -> ModelChoice | None:
+        """The model of most vectors there are, if it is here. A search downloads nothing."""
+        present = models_in(self._tables, TABLE)
+        here = {text_embeddings.fingerprint(c): c for c in text_embeddings.on_disk(self._options, models)}
+        usable = max((name for name in present if name in here), key=lambda name: present[name], default=None)
+        others = sorted(name for name in present if name != usable)
+        if others:
+            count = sum(present[name] for name in others)
+            log.warning(
+                "%d of %d passages are found by words only: their vectors are of %s; `media-pipeline models list` says "
+                "what is here, analysing again makes new ones",
+                count,
+                present.total(),
+                ", ".join(others),
+            )
+        return here[usable] if usable else None
+
+
+def _documents(rows: Mapping[str, pa.Table]) -> Iterable[Passage]:
+    return passages(rows.get("ocr"), rows.get("transcript"))
+
+
+@lru_cache(maxsize=1)
+def _loaded(choice: ModelChoice, options: TextEmbeddingsOptions) -> tuple[TextEncoder, Background]:
+    encoder = text_embeddings.load(choice, "cpu", options)
+    return encoder, Background(encoder)
