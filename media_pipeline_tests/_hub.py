@@ -44,6 +44,8 @@ class Hub:
         self.statuses: list[int] = []  # of the next answers, instead of the file
         self.ignores_ranges = False
         self.silence_s = 0.0  # before any answer
+        self.pause_s = 0.0  # between the pieces of an answer: a slow line
+        self.stalls: list[float] = []  # seconds of silence in the middle of each next answer
 
 
 @contextmanager
@@ -71,7 +73,13 @@ def serving() -> Iterator[Hub]:
             end = len(body)
             if path == "onnx/weights.bin" and hub.cut_after:
                 end = min(end, start + hub.cut_after.pop(0))
-            self.wfile.write(body[start:end])
+            if path == "onnx/weights.bin" and hub.stalls:
+                self.wfile.write(body[start : (start + end) // 2])
+                time.sleep(hub.stalls.pop(0))
+                start = (start + end) // 2
+            for piece in range(start, end, len(WEIGHTS) // 8):
+                self.wfile.write(body[piece : min(piece + len(WEIGHTS) // 8, end)])
+                time.sleep(hub.pause_s)
             self.close_connection = end < len(body)
 
         def log_message(self, *_: object) -> None:

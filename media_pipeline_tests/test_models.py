@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import pytest
 from click.testing import CliRunner
 
+from media_pipeline.analyzers import _model_download
 from media_pipeline.analyzers._model_catalog import CATALOG, ModelFile
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.cli.models import models as models_command
@@ -64,6 +66,27 @@ def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, hub
     assert (folder / "onnx/weights.bin").read_bytes() == WEIGHTS
     ranges = [range_ for path, range_ in hub.asked if path == "onnx/weights.bin"]
     assert ranges == [None, "bytes=300000-", "bytes=500000-"]
+
+
+def test_a_slow_line_is_waited_for_and_shown(tmp_path: Path, hub: Hub) -> None:
+    hub.pause_s = 0.02
+    seen: list[int] = []
+    folder = store(tmp_path, hub.url).pull("toy", lambda done, _total: seen.append(done))
+    assert (folder / "onnx/weights.bin").read_bytes() == WEIGHTS
+    assert len(hub.asked) == 2, "nothing was asked twice"
+    assert len(set(seen)) >= 8
+    assert seen == sorted(seen)
+
+
+def test_a_line_that_falls_silent_is_given_up_and_the_download_goes_on(
+    tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_model_download, "_TIMEOUT", httpx.Timeout(0.3))
+    hub.stalls = [1.0]
+    folder = store(tmp_path, hub.url).pull("toy")
+    assert (folder / "onnx/weights.bin").read_bytes() == WEIGHTS
+    ranges = [range_ for path, range_ in hub.asked if path == "onnx/weights.bin"]
+    assert ranges == [None, f"bytes={len(WEIGHTS) // 2}-"]
 
 
 def test_a_later_pull_goes_on_where_a_killed_one_stopped(tmp_path: Path, hub: Hub) -> None:
