@@ -90,6 +90,34 @@ def render_landscape(size: tuple[int, int] = (1200, 800), seed: int = 7) -> Pict
     return picture
 
 
+def render_emblem(px: int = 200) -> Picture:
+    """A lighthouse by night, square: the logo of the sample museum, with enough detail to be recognised by."""
+    emblem: Picture = np.full((400, 400, 3), (22, 44, 92), np.uint8)
+
+    def shape(colour: Colour, *points: tuple[int, int]) -> None:
+        cv2.fillPoly(emblem, [np.asarray(points, np.int32)], colour, cv2.LINE_AA)
+
+    shape((246, 214, 92), (222, 92), (400, 20), (400, 150))
+    cv2.circle(emblem, (84, 80), 44, (240, 236, 210), -1, cv2.LINE_AA)
+    cv2.circle(emblem, (104, 70), 38, (22, 44, 92), -1, cv2.LINE_AA)
+    for x, y, radius in ((40, 190, 5), (120, 160, 7), (96, 236, 4), (330, 210, 6), (372, 262, 4), (282, 250, 5)):
+        cv2.circle(emblem, (x, y), radius, WHITE, -1, cv2.LINE_AA)
+    shape((236, 236, 240), (176, 130), (228, 130), (252, 340), (152, 340))
+    for top, bottom in ((160, 196), (236, 272), (308, 340)):
+        left, right = (202 - (26 + (y - 130) * 0.114) for y in (top, bottom))
+        shape((200, 40, 52), (round(left), top), (round(404 - left), top), (round(404 - right), bottom), (round(right), bottom))
+    shape((250, 226, 120), (182, 84), (222, 84), (222, 128), (182, 128))
+    shape((120, 28, 36), (170, 86), (202, 48), (234, 86))
+    shape((40, 122, 150), (0, 340), (70, 322), (150, 344), (240, 326), (330, 346), (400, 330), (400, 400), (0, 400))
+    shape((24, 86, 116), (0, 374), (90, 358), (190, 380), (290, 362), (400, 378), (400, 400), (0, 400))
+    return np.asarray(cv2.resize(emblem, (px, px), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def paste(picture: Picture, part: Picture, left: int, top: int) -> None:
+    """Lay the part over the picture, in place."""
+    picture[top : top + part.shape[0], left : left + part.shape[1]] = part
+
+
 def write_picture(path: Path, picture: Picture, *, quality: int = 92) -> None:
     """In the format of the path's suffix; quality counts where that format is lossy."""
     Image.fromarray(picture).save(path, quality=quality)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -11,8 +11,20 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from demo.pictures import Picture, render_landscape, render_slide, write_photo, write_picture
-from demo.sound import silence, speak, with_room_noise, write_wav
+from demo.people import ANNA, BRUNO, on_canvas, portrait
+from demo.pictures import (
+    BOLD,
+    WHITE,
+    Picture,
+    draw_text,
+    paste,
+    render_emblem,
+    render_landscape,
+    render_slide,
+    write_photo,
+    write_picture,
+)
+from demo.sound import SAMPLE_RATE, Samples, silence, speak, with_room_noise, write_wav
 from demo.video import write_video
 
 
@@ -28,11 +40,18 @@ class Sample:
     cuts_s: tuple[float, ...] = ()  # seconds at which a new scene begins, the first at 0 left out
     turned_deg: int = 0
     duplicate_of: str | None = None  # file name of the picture that it nearly equals
+    seen: tuple[str, ...] = ()  # whose faces are in it
+    heard: tuple[str, ...] = ()  # who speaks, one name per sentence
+    has_logo: bool = False
 
     @property
     def broken(self) -> bool:
         return self.kind is None
 
+
+Talk = Sequence[tuple[str, str]]  # who says it, and what, in lower case and without punctuation
+
+_PAUSE_S = 0.7  # with the silence around each sentence long enough to be heard as the end of it
 
 INVOICE = ("Rechnung 4711", "Kunde: Müller & Söhne, Lübeck", "Zahlbar bis 30. November", "Gesamtbetrag 1.284,50 Euro")
 OPENING_HOURS = (
@@ -54,15 +73,20 @@ LETTER = (
     "pay for the restoration of the",
     "old maps.",
 )
-TOUR_TITLES = ("Welcome to the museum", "The new building", "Opening hours", "Thank you")
-TOUR_SHOTS_S = (2.4, 2.0, 2.6, 2.0)
-TOUR_SPOKEN = (
-    "several people visited the museum yesterday afternoon",
-    "in the summer there will be a concert in the garden",
+ANNA_BERG, BRUNO_KELLER = "Anna Berg", "Bruno Keller"
+VOICES = {ANNA_BERG: "en-us+f2", BRUNO_KELLER: "en-us"}
+TOUR_TITLES = ("Welcome to the museum", "Opening hours", "Thank you")
+TOUR_CAPTION = (ANNA_BERG, "Head of the museum")
+TOUR_SHOTS_S = (2.0, 4.4, 4.8, 2.0)
+TOUR_TALK = (
+    (ANNA_BERG, "in the summer there will be a concert in the garden"),
+    (BRUNO_KELLER, "several people visited the museum yesterday afternoon"),
 )
-MEETING_SPOKEN = (
-    "the contract will be signed on monday morning",
-    "our company is looking for new investors in the united states",
+MEETING_TALK = (
+    (ANNA_BERG, "who will pay for the new building"),
+    (BRUNO_KELLER, "our company is looking for new investors in the united states"),
+    (ANNA_BERG, "when will we know more about the money"),
+    (BRUNO_KELLER, "the contract will be signed on monday morning"),
 )
 
 
@@ -86,8 +110,10 @@ def two_columns(folder: Path) -> Sample:
 
 def report(folder: Path) -> Sample:
     path = folder / "quarterly-report.jpg"
-    write_picture(path, render_slide(REPORT[1:], title=REPORT[0], paper=(24, 40, 72), ink=(240, 240, 245)))
-    return Sample(path, "image", texts=REPORT, language="en")
+    page = render_slide(REPORT[1:], title=REPORT[0], paper=(24, 40, 72), ink=(240, 240, 245))
+    paste(page, render_emblem(), 1000, 440)
+    write_picture(path, page)
+    return Sample(path, "image", texts=REPORT, language="en", has_logo=True)
 
 
 def turned_letter(folder: Path) -> Sample:
@@ -115,25 +141,57 @@ def smaller_photo(folder: Path) -> Sample:
     return Sample(path, "image", duplicate_of="hills.jpg")
 
 
+def portrait_of_anna(folder: Path) -> Sample:
+    path = folder / "portrait.jpg"
+    write_photo(path, portrait(ANNA, shift=4), captured_at=datetime(2024, 5, 3, 10, 5, 0))
+    return Sample(path, "image", seen=(ANNA_BERG,))
+
+
+def team(folder: Path) -> Sample:
+    path = folder / "team.jpg"
+    both = on_canvas((portrait(BRUNO), 90, 110, 530), (portrait(ANNA), 720, 60, 580))
+    write_photo(path, both, captured_at=datetime(2024, 5, 4, 16, 30, 0))
+    return Sample(path, "image", seen=(ANNA_BERG, BRUNO_KELLER))
+
+
 def tour(folder: Path) -> Sample:
+    """A title card, Anna with her name below and speaking, and a slide to which somebody else speaks."""
     path = folder / "museum tour.mp4"
-    papers = ((255, 255, 255), (32, 60, 96), (250, 226, 170), (40, 40, 44))
-    inks = ((20, 20, 30), (245, 245, 245), (60, 30, 10), (230, 230, 120))
-    slides: list[Picture] = [
+    welcome, hours, thanks = (
         render_slide((), title=title, size=(960, 540), text_px=40, paper=paper, ink=ink)
-        for title, paper, ink in zip(TOUR_TITLES, papers, inks, strict=True)
-    ]
-    sound = _sentences(TOUR_SPOKEN)
-    rest = with_room_noise(silence(max(0.0, sum(TOUR_SHOTS_S) - len(sound) / 16_000)))
-    write_video(path, list(zip(slides, TOUR_SHOTS_S, strict=True)), sound=np.concatenate([sound, rest]))
-    cuts = tuple(round(sum(TOUR_SHOTS_S[:n]), 3) for n in range(1, len(TOUR_SHOTS_S)))
-    return Sample(path, "video", texts=TOUR_TITLES, language="en", spoken=TOUR_SPOKEN, cuts_s=cuts)
+        for title, paper, ink in zip(
+            TOUR_TITLES,
+            ((32, 60, 96), (250, 226, 170), (40, 40, 44)),
+            ((245, 245, 245), (60, 30, 10), (230, 230, 120)),
+            strict=True,
+        )
+    )
+    paste(hours, render_emblem(180), 720, 300)
+    shots = list(zip((welcome, _captioned(portrait(ANNA)), hours, thanks), TOUR_SHOTS_S, strict=True))
+    starts_s = [round(sum(TOUR_SHOTS_S[:n]), 3) for n in range(len(TOUR_SHOTS_S) + 1)]
+    write_video(path, shots, sound=_talk(TOUR_TALK, begins_s=starts_s[1:3], ends_s=starts_s[-1]))
+    return Sample(
+        path,
+        "video",
+        texts=(TOUR_TITLES[0], *TOUR_CAPTION, *TOUR_TITLES[1:]),
+        language="en",
+        spoken=tuple(sentence for _, sentence in TOUR_TALK),
+        cuts_s=tuple(starts_s[1:-1]),
+        seen=(ANNA_BERG,),
+        heard=tuple(name for name, _ in TOUR_TALK),
+        has_logo=True,
+    )
 
 
 def meeting(folder: Path) -> Sample:
-    path = folder / "meeting-note.wav"
-    write_wav(path, _sentences(MEETING_SPOKEN))
-    return Sample(path, "audio", spoken=MEETING_SPOKEN)
+    path = folder / "meeting.wav"
+    write_wav(path, _talk(MEETING_TALK))
+    return Sample(
+        path,
+        "audio",
+        spoken=tuple(sentence for _, sentence in MEETING_TALK),
+        heard=tuple(name for name, _ in MEETING_TALK),
+    )
 
 
 def cut_off_video(folder: Path) -> Sample:
@@ -152,10 +210,26 @@ def text_as_picture(folder: Path) -> Sample:
     return Sample(path, None)
 
 
-def _sentences(sentences: tuple[str, ...]) -> np.ndarray:
-    parts = [speak(sentence, seed=number) for number, sentence in enumerate(sentences)]
-    pause = with_room_noise(silence(0.6), seed=99)
-    return np.concatenate([part for spoken in parts for part in (spoken, pause)])
+def _captioned(face: Picture) -> Picture:
+    """Somebody on the screen with a lower third: name and function."""
+    screen = on_canvas((face, 400, 0, 440), width=960, height=540)
+    screen[440:] = (24, 40, 72)
+    draw_text(screen, TOUR_CAPTION[0], 64, 482, 38, WHITE, BOLD)
+    draw_text(screen, TOUR_CAPTION[1], 64, 520, 26, WHITE)
+    return screen
+
+
+def _talk(talk: Talk, *, begins_s: Sequence[float] = (), ends_s: float = 0.0) -> Samples:
+    """The sentences one after the other; each waits for its second where one is given, and pauses are turns."""
+    sound = silence(0)
+    for number, (name, sentence) in enumerate(talk):
+        wait_s = begins_s[number] - len(sound) / SAMPLE_RATE if number < len(begins_s) else _PAUSE_S * (number > 0)
+        sound = np.concatenate([sound, _room(wait_s, number), speak(sentence, voice=VOICES[name], seed=number)])
+    return np.concatenate([sound, _room(ends_s - len(sound) / SAMPLE_RATE, len(talk))])
+
+
+def _room(seconds: float, seed: int) -> Samples:
+    return with_room_noise(silence(max(0.0, seconds)), seed=100 + seed)
 
 
 MAKERS: tuple[Callable[[Path], Sample], ...] = (
@@ -165,6 +239,8 @@ MAKERS: tuple[Callable[[Path], Sample], ...] = (
     turned_letter,
     photo,
     smaller_photo,
+    portrait_of_anna,
+    team,
     tour,
     meeting,
     cut_off_video,

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from media_pipeline.analyzers._face_crop import crop, inverse_map, moved, similarity_map, upright_map, warp
+from media_pipeline.analyzers._face_crop import inverse_map, moved, similarity_map, upright_map, warp
 from media_pipeline.analyzers._spec import Image
 
 
@@ -45,18 +45,16 @@ def test_similarity_does_not_mirror() -> None:
     assert np.linalg.det(found[:, :2]) > 0
 
 
-def test_crop_with_margin_as_it_lies() -> None:
-    picture = dots((80, 90), (120, 90))
-
-    cut = crop(picture, (60, 60, 140, 140), None, 120, 0.25)  # a square of 120 pixels around (100, 100)
+def test_a_square_of_the_picture_fills_the_result() -> None:
+    cut = warp(dots((80, 90), (120, 90)), upright_map((100, 100), 120, 0.0, 120), 120)
 
     assert brightest(cut) == [pytest.approx((40, 50), abs=1), pytest.approx((80, 50), abs=1)]
 
 
-def test_crop_turns_the_eyes_level() -> None:
-    eyes = ((80, 120), (120, 80))  # 45 degrees
+def test_a_turned_square_becomes_upright() -> None:
+    eyes = ((80, 120), (120, 80))  # 45 degrees, counter-clockwise on the screen
 
-    cut = crop(dots(*eyes), (60, 60, 140, 140), np.asarray(eyes), 160, 0.5)
+    cut = warp(dots(*eyes), upright_map((100, 100), 160, -math.pi / 4, 160), 160)
 
     (left_x, left_y), (right_x, right_y) = brightest(cut)
     assert left_y == pytest.approx(right_y, abs=1)
@@ -64,11 +62,11 @@ def test_crop_turns_the_eyes_level() -> None:
 
 
 def test_beyond_the_picture_is_black() -> None:
-    cut = crop(np.full((100, 100, 3), 200, np.uint8), (60, 0, 140, 80), None, 80, 0)
+    cut = warp(np.full((100, 100, 3), 200, np.uint8), upright_map((100, 40), 80, 0.0, 80), 80)
 
     assert (cut[10:70, :35] == 200).all()
     assert (cut[10:70, 45:] == 0).all()
-    assert (crop(np.full((9, 9, 3), 200, np.uint8), (500, 500, 520, 520), None, 20, 0) == 0).all()
+    assert (warp(np.full((9, 9, 3), 200, np.uint8), upright_map((510, 510), 20, 0.0, 20), 20) == 0).all()
 
 
 def test_a_large_face_is_reduced_without_aliasing() -> None:
@@ -83,6 +81,8 @@ def test_a_large_face_is_reduced_without_aliasing() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 500), (500, 1)])
 def test_pictures_of_one_line(shape: tuple[int, int]) -> None:
-    cut = crop(np.full((*shape, 3), 9, np.uint8), (0, 0, shape[1], shape[0]), None, 32, 0.2)
+    height, width = shape
+
+    cut = warp(np.full((*shape, 3), 9, np.uint8), upright_map((width / 2, height / 2), 1.4 * max(shape), 0.0, 32), 32)
 
     assert cut.shape == (32, 32, 3)

@@ -8,10 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 
-from media_pipeline.analyzers._ocr_frames import is_unchanged, thumbnail
 from media_pipeline.analyzers._ocr_layout import Line, in_reading_order
 from media_pipeline.analyzers._ocr_onnx import quads_of
-from media_pipeline_tests._ocr_pages import blank, slide
 
 
 def line(text: str, x1: float, y1: float, x2: float, y2: float, score: float = 0.9) -> Line:
@@ -123,11 +121,3 @@ def test_specks_and_weak_areas_are_no_boxes() -> None:
     probability[10:12, 10:12] = 1.0
     probability[40:60, 10:90] = 0.4
     assert quads_of(probability).shape == (0, 4, 2)
-
-
-def test_frames_differ_when_one_digit_does() -> None:
-    one = thumbnail(slide(["Slide 3 of 20"], px=28, width=1920, height=1080))
-
-    assert is_unchanged(one, thumbnail(slide(["Slide 3 of 20"], px=28, width=1920, height=1080)))
-    assert not is_unchanged(one, thumbnail(slide(["Slide 8 of 20"], px=28, width=1920, height=1080)))
-    assert not is_unchanged(one, thumbnail(blank(640, 480)))

@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer
 
 from media_pipeline.analyzers._models import ModelStore
+from media_pipeline.analyzers._onnx_graph import INT64, OnnxGraph
 from media_pipeline.analyzers._spec import Medium
 from media_pipeline.analyzers._text_encoder import MAX_TOKENS, load_encoder
 from media_pipeline.analyzers._text_graph import bert_graph
@@ -142,14 +143,11 @@ def load_table(folder: Path) -> Array:
 
 def token_graph(folder: Path) -> bytes:
     """hidden = table[input_ids]."""
-    from media_pipeline.analyzers._text_graph import _field, _Graph, _value
-
-    graph = _Graph({"table": load_table(folder)})
-    graph.constant("table")
-    graph.node("Gather", ["table", "input_ids"], "hidden")
-    body = b"".join(graph.parts) + _field(2, "tokens") + _value(11, "input_ids", 7, ("batch", "tokens"))
-    body += _value(12, "hidden", 1, ("batch", "tokens", 384))
-    return _field(1, 8) + _field(8, _field(1, "") + _field(2, 17)) + _field(7, body)
+    graph = OnnxGraph("tokens")
+    graph.input("input_ids", ("batch", "tokens"), INT64)
+    graph.node("Gather", [graph.constant("table", load_table(folder)), "input_ids"], "hidden")
+    graph.output("hidden", ("batch", "tokens", 384))
+    return graph.model()
 
 
 def test_unusable_folders_say_what_is_wrong(tmp_path: Path) -> None:

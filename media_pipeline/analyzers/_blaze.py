@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -56,7 +57,7 @@ class Detection:
     def moved(self, x: float, y: float) -> Detection:
         """The same in a picture of which this one is the part that begins at (x, y)."""
         x1, y1, x2, y2 = self.box
-        return Detection(self.score, (x1 + x, y1 + y, x2 + x, y2 + y), self.points + np.float32([x, y]))
+        return Detection(self.score, (x1 + x, y1 + y, x2 + x, y2 + y), self.points + np.array([x, y], np.float32))
 
 
 class BlazeDetector:
@@ -82,7 +83,7 @@ class BlazeDetector:
         values, scale, offset = letterboxed(image, self._side)
         outputs = self._model(values)
         raw, logits = sorted((output[0] for output in outputs), key=lambda output: -output.shape[-1])
-        scores = _sigmoid(logits[:, 0])
+        scores = sigmoid(logits[:, 0])
         likely = scores >= self._min_score
         found = decoded(raw[likely], self._centres[likely], self._side)
         found = (found - offset) / scale
@@ -102,7 +103,7 @@ def letterboxed(image: Image, side: int) -> tuple[Floats, Floats, Floats]:
     shrink = side / max(height, width)
     size = (max(1, round(width * shrink)), max(1, round(height * shrink)))
     left, top = (side - size[0]) // 2, (side - size[1]) // 2
-    small = image
+    small: npt.NDArray[Any] = image
     while max(small.shape[:2]) >= 2 * side:  # as smooth as one step over areas, in a fifth of its time
         half = (max(1, small.shape[1] // 2), max(1, small.shape[0] // 2))
         small = cv2.resize(small, half, interpolation=cv2.INTER_LINEAR)
@@ -157,8 +158,8 @@ def merged_detections(detections: Sequence[Detection], min_iou: float) -> list[D
     """`merged` for what several looks at one picture found."""
     if not detections:
         return []
-    found = [np.concatenate([np.float32(d.box).reshape(2, 2), d.points]) for d in detections]
-    return merged(np.float32([d.score for d in detections]), np.stack(found), min_iou)
+    found = [np.concatenate([np.array(d.box, np.float32).reshape(2, 2), d.points]) for d in detections]
+    return merged(np.array([d.score for d in detections], np.float32), np.stack(found), min_iou)
 
 
 def _iou(one: Floats, others: Floats) -> Floats:
@@ -171,5 +172,6 @@ def _iou(one: Floats, others: Floats) -> Floats:
     return np.asarray(intersection / union, np.float32)
 
 
-def _sigmoid(logits: Floats) -> Floats:
+def sigmoid(logits: Floats) -> Floats:
+    """Probabilities in [0, 1], of any shape."""
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -_LOGIT_LIMIT, _LOGIT_LIMIT))), np.float32)

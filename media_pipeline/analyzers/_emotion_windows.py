@@ -45,7 +45,7 @@ class Window:
     @property
     def probabilities(self) -> Probabilities:
         """The mean over the frames: single frames of a moving mouth say little."""
-        return np.mean([glimpse.probabilities for glimpse in self.glimpses], axis=0)
+        return np.asarray(np.mean([glimpse.probabilities for glimpse in self.glimpses], axis=0), np.float64)
 
     @property
     def clearest(self) -> Glimpse:

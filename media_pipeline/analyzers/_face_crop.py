@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -13,8 +12,8 @@ from media_pipeline.analyzers._spec import Image
 Floats = npt.NDArray[np.floating]
 
 # Where the eyes, the nose's tip and the corners of the mouth lie in an upright face of 112 by 112 pixels, in the order
-# of `_face_mesh.LANDMARKS`: the alignment
-# of ArcFace (Deng et al. 2019), which InsightFace and OpenCV's FaceRecognizerSF share.
+# of `_face_mesh.LANDMARKS`: the alignment of ArcFace (Deng et al. 2019), which InsightFace and OpenCV's
+# FaceRecognizerSF share.
 ARCFACE_SIDE_PX = 112
 ARCFACE_TEMPLATE = (
     (38.2946, 51.6963),
@@ -23,29 +22,6 @@ ARCFACE_TEMPLATE = (
     (41.5493, 92.3655),
     (70.7299, 92.2041),
 )
-
-
-def crop(image: Image, box: Sequence[float], landmarks: Floats | None, size_px: int, margin: float) -> Image:
-    """The square around a face, black beyond the picture's border.
-
-    Args:
-        image: RGB uint8, shape (h, w, 3)
-        box: x1, y1, x2, y2 in pixels of `image`
-        landmarks: shape (n, 2), the right eye and the left eye first: the crop is turned until they lie level;
-            None: as it lies in the picture
-        size_px: side of the result
-        margin: what is added on each side, as a fraction of the box's longer side
-
-    Returns:
-        RGB uint8, shape (size_px, size_px, 3)
-    """
-    angle = 0.0
-    if landmarks is not None:
-        dx, dy = landmarks[1] - landmarks[0]
-        angle = math.atan2(dy, dx)
-    x1, y1, x2, y2 = box
-    side = max(x2 - x1, y2 - y1, 1e-3) * (1 + 2 * margin)
-    return warp(image, upright_map(((x1 + x2) / 2, (y1 + y2) / 2), side, angle, size_px), size_px)
 
 
 def upright_map(centre: tuple[float, float], side: float, angle: float, size_px: int) -> Floats:

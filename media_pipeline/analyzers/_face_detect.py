@@ -17,7 +17,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from media_pipeline.analyzers._blaze import FACE_FULL_RANGE, BlazeDetector
-from media_pipeline.analyzers._face_mesh import Box, Points
+from media_pipeline.analyzers._boxes import Box
+from media_pipeline.analyzers._face_mesh import Points
 from media_pipeline.analyzers._litert import LiteRtModel
 from media_pipeline.analyzers._spec import Image
 from media_pipeline.errors import ModelUnavailable

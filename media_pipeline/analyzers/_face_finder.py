@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from media_pipeline.analyzers._boxes import Box
 from media_pipeline.analyzers._face_detect import Candidate, Detector
-from media_pipeline.analyzers._face_mesh import Box, FaceMesh, Points
+from media_pipeline.analyzers._face_mesh import FaceMesh, Points
 from media_pipeline.analyzers._spec import Image
 
 # Half of a face beside half of a hat is a face to the mesh as well. Two people's faces, chin to hairline, hide each

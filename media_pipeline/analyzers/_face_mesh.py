@@ -15,12 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from media_pipeline.analyzers._boxes import Box
 from media_pipeline.analyzers._face_crop import inverse_map, moved, upright_map, warp
 from media_pipeline.analyzers._litert import LiteRtModel
 from media_pipeline.analyzers._spec import Image
 
 Points = npt.NDArray[np.floating]
-Box = tuple[float, float, float, float]
 
 LANDMARKS = ("right_eye", "left_eye", "nose", "mouth_right", "mouth_left")  # right is the person's right
 

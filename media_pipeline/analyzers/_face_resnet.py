@@ -36,7 +36,7 @@ _LAYER = re.compile(rb"\x01(?:\x05con_4|\x07affine_|\x04fc_2)")
 def resnet_graph(file: Path) -> bytes:
     """The model file of the network.
 
-    Input: ``image`` float32 (faces, 3, 150, 150), RGB from 0 to 255, aligned as `_face_align` does.
+    Input: ``image`` float32 (faces, 3, 150, 150), RGB from 0 to 255, aligned as `_face_crop.aligned` does.
     Output: ``embedding`` float32 (faces, 128), not normalised: the same person's lie within 0.6 of each other.
 
     Raises:

@@ -14,7 +14,7 @@ from itertools import groupby
 import numpy as np
 import numpy.typing as npt
 
-from media_pipeline.analyzers._face_mesh import Box
+from media_pipeline.analyzers._boxes import Box, iou
 
 Vector = npt.NDArray[np.float32]
 
@@ -83,7 +83,7 @@ def _continued(runs: list[_Run], faces: list[Sighting], same_place: float) -> di
             (overlap, r, f)
             for r, run in enumerate(runs)
             for f, face in enumerate(faces)
-            if (overlap := _iou(run.last.box, face.box)) >= _SAME_PLACE_IOU and _may_go_on(run, face, same_place)
+            if (overlap := iou(run.last.box, face.box)) >= _SAME_PLACE_IOU and _may_go_on(run, face, same_place)
         ),
         reverse=True,
     )
@@ -152,10 +152,3 @@ def _merges(
         gone[other] = True
         cosines[other] = cosines[:, other] = -np.inf
         cosines[one] = cosines[:, one] = towards(one)
-
-
-def _iou(one: Box, other: Box) -> float:
-    width = max(0.0, min(one[2], other[2]) - max(one[0], other[0]))
-    height = max(0.0, min(one[3], other[3]) - max(one[1], other[1]))
-    areas = sum((box[2] - box[0]) * (box[3] - box[1]) for box in (one, other))
-    return width * height / max(areas - width * height, 1e-9)

@@ -30,6 +30,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from media_pipeline.analyzers._boxes import Box, iou
 from media_pipeline.analyzers._label_sets import PoseEvidence
 from media_pipeline.analyzers._pose_points import Keypoints
 
@@ -56,7 +57,7 @@ class _Run:
     """One posture of one person, frame after frame."""
 
     evidence: PoseEvidence
-    box: Point
+    box: Box
     frames: list[tuple[int, float, float]] = field(default_factory=list)  # frame_index, pts_s, score
     looks: set[int] = field(default_factory=set)  # frames that were looked at: the others show the same picture
 
@@ -123,10 +124,10 @@ def _continue(runs: Sequence[_Run], people: Sequence[Mapping[str, Any]], done: l
     going_on: list[_Run] = []
     left = list(runs)
     for row in people:
-        box = np.array([row["x1"], row["y1"], row["x2"], row["y2"]], np.float32)
+        box = (row["x1"], row["y1"], row["x2"], row["y2"])
         for kind, score in evidence_of(Keypoints.from_rows(row["keypoints"])).items():
-            fitting = [run for run in left if run.evidence == kind and _iou(run.box, box) >= _SAME_PERSON_IOU]
-            run = max(fitting, key=lambda known: _iou(known.box, box)) if fitting else _Run(kind, box)
+            fitting = [run for run in left if run.evidence == kind and iou(run.box, box) >= _SAME_PERSON_IOU]
+            run = max(fitting, key=lambda known: iou(known.box, box)) if fitting else _Run(kind, box)
             if fitting:
                 left.remove(run)
             run.box = box
@@ -135,13 +136,6 @@ def _continue(runs: Sequence[_Run], people: Sequence[Mapping[str, Any]], done: l
             going_on.append(run)
     done += left
     return going_on
-
-
-def _iou(one: Point, other: Point) -> float:
-    low, high = np.maximum(one[:2], other[:2]), np.minimum(one[2:], other[2:])
-    shared = float(np.prod(np.clip(high - low, 0, None)))
-    areas = float(np.prod(one[2:] - one[:2]) + np.prod(other[2:] - other[:2]))
-    return shared / (areas - shared) if areas > shared else 0.0
 
 
 # ---------------------------------------------------------------------- one body

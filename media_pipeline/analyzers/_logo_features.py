@@ -30,7 +30,7 @@ class Features:
         return Features(self.points * factor, self.sizes * factor, self.angles, self.descriptors)
 
     def moved(self, x: float, y: float) -> Features:
-        return Features(self.points + np.float32([x, y]), self.sizes, self.angles, self.descriptors)
+        return Features(self.points + np.array([x, y], np.float32), self.sizes, self.angles, self.descriptors)
 
 
 def extract(grey: Grey, most: int) -> Features:
@@ -38,16 +38,16 @@ def extract(grey: Grey, most: int) -> Features:
     import cv2
 
     # Made anew each time: one object may not be used by several threads at once.
-    sift = cv2.SIFT_create(nfeatures=most, contrastThreshold=_MIN_CONTRAST)
+    sift = cv2.SIFT.create(nfeatures=most, contrastThreshold=_MIN_CONTRAST)
     points, descriptors = sift.detectAndCompute(grey, None)
     if descriptors is None or not len(points):
         return Features(*(np.zeros(shape, np.float32) for shape in ((0, 2), 0, 0, (0, 128))))
     order = np.argsort([-p.response for p in points], kind="stable")[:most]
     roots = np.sqrt(descriptors / np.maximum(descriptors.sum(axis=1, keepdims=True), 1e-9))
     return Features(
-        np.float32([points[i].pt for i in order]),
-        np.float32([points[i].size for i in order]),
-        np.float32([points[i].angle for i in order]),
+        np.array([points[i].pt for i in order], np.float32),
+        np.array([points[i].size for i in order], np.float32),
+        np.array([points[i].angle for i in order], np.float32),
         np.asarray(roots[order], np.float32),
     )
 

@@ -57,7 +57,10 @@ class Gallery:
 
 
 def pictures_in(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES)
+    """Hidden files are left out: file managers put thumbnails and forks of their own beside pictures."""
+    return sorted(
+        p for p in folder.iterdir() if p.is_file() and p.suffix.lower() in SUFFIXES and not p.name.startswith(".")
+    )
 
 
 def load_gallery(files: Sequence[Path]) -> Gallery:
@@ -138,7 +141,8 @@ def make_logo(name: str, grey: Grey) -> Logo:
     features = joined(looks)
     stretch = (_TEMPLATE_AREA_PX / (width * height)) ** 0.5
     columns, rows = (max(1, round(side * stretch / CELL_PX)) for side in (width, height))
-    template = cv2.resize(whole, (columns * CELL_PX, rows * CELL_PX), interpolation=cv2.INTER_AREA)
+    size = (columns * CELL_PX, rows * CELL_PX)
+    template = np.asarray(cv2.resize(whole, size, interpolation=cv2.INTER_AREA), np.uint8)
     textured = cells(template).std(axis=(1, 3)) >= _MIN_TEXTURE
     if len(features) == 0 or not textured.any():
         raise ValueError("it has no texture: there are no features in it to be found by")
@@ -157,7 +161,7 @@ def _features_of(grey: Grey, width: int) -> Features:
 
     margin = round(_MARGIN * max(grey.shape)) + 8
     padded = cv2.copyMakeBorder(grey, margin, margin, margin, margin, cv2.BORDER_REPLICATE)
-    found = extract(padded, _FEATURES_PER_LOOK).moved(-margin, -margin)
+    found = extract(np.asarray(padded, np.uint8), _FEATURES_PER_LOOK).moved(-margin, -margin)
     inside = ((found.points >= 0) & (found.points < grey.shape[::-1])).all(axis=1)
     kept = Features(*(getattr(found, field)[inside] for field in Features.__slots__))
     return kept.scaled(width / grey.shape[1])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -112,7 +113,7 @@ def _agreement(logo: Logo, frame: Features, matches: Matches) -> npt.NDArray[np.
     there, here = matches.T
     scale = frame.sizes[there] / logo.features.sizes[here]
     turn = np.radians(frame.angles[there] - logo.features.angles[here])
-    to_middle = np.float32([logo.width / 2, logo.height / 2]) - logo.features.points[here]
+    to_middle = np.array([logo.width / 2, logo.height / 2], np.float32) - logo.features.points[here]
     cos, sin = np.cos(turn) * scale, np.sin(turn) * scale
     middle = frame.points[there] + np.stack(
         [cos * to_middle[:, 0] - sin * to_middle[:, 1], sin * to_middle[:, 0] + cos * to_middle[:, 1]], axis=1
@@ -139,23 +140,23 @@ def _fitted(logo: Logo, frame: Features, grey: Grey, matches: Matches) -> Instan
     tolerance = max(1.5, _RANSAC_PX * scale)
     homography, in_homography = cv2.findHomography(source, target, cv2.RANSAC, tolerance)
     affine, in_affine = cv2.estimateAffine2D(source, target, method=cv2.RANSAC, ransacReprojThreshold=tolerance)
-    fits: list[tuple[Matrix, npt.NDArray[np.uint8]]] = []
+    fits: list[tuple[Matrix, npt.NDArray[Any]]] = []
     if homography is not None:
-        fits.append((homography, in_homography))
+        fits.append((np.asarray(homography, np.float64), np.asarray(in_homography)))
     if affine is not None:
-        fits.append((np.vstack([affine, [0, 0, 1]]), in_affine))
+        fits.append((np.vstack([affine, [0, 0, 1]]), np.asarray(in_affine)))
     candidates = []
     for matrix, inliers in fits:
         corners = cv2.perspectiveTransform(_outline(logo)[None], matrix)[0]
         if _plausible(corners, logo):
             places = _places(logo, frame, matches[inliers.ravel() > 0])
             score = _likeness(logo, grey, matrix) * min(1.0, places / _ENOUGH_MATCHES)
-            candidates.append(Instance(logo.name, score, np.float32(corners), places))
+            candidates.append(Instance(logo.name, score, np.asarray(corners, np.float32), places))
     return max(candidates, key=lambda i: (i.score, i.matches), default=None)
 
 
 def _outline(logo: Logo) -> Floats:
-    return np.float32([[0, 0], [logo.width, 0], [logo.width, logo.height], [0, logo.height]])
+    return np.array([[0, 0], [logo.width, 0], [logo.width, logo.height], [0, logo.height]], np.float32)
 
 
 def _plausible(corners: Floats, logo: Logo) -> bool:

@@ -164,9 +164,14 @@ class ModelStore:
                 raise DiskFull(f"no room for {name} in {self.root}", "free space and pull again: it goes on") from error
             raise ModelUnavailable(f"cannot write {self.root}: {error.strerror}", "mend the folder's rights") from error
 
-    def digest(self, folder: Path) -> str:
-        """SHA-256 over the names and contents of a model folder: part of the fingerprint of what it computes."""
-        files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
+    def digest(self, folder: Path, files: Iterable[Path] | None = None) -> str:
+        """SHA-256 over the names and contents of a model folder: part of the fingerprint of what it computes.
+
+        Args:
+            files: those below it that count; all but hidden ones when None
+        """
+        if files is None:
+            files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
         return _digest_of((p.relative_to(folder).as_posix(), self._digests.sha256(p)) for p in files)
 
     def list(self) -> tuple[ModelStatus, ...]:

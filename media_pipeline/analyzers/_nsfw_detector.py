@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from media_pipeline.analyzers._boxes import Box, iou
 from media_pipeline.analyzers._onnx import open_session
 from media_pipeline.analyzers._spec import Image
 from media_pipeline.errors import ModelUnavailable
@@ -62,8 +63,6 @@ _MIN_SIDE_PX = 32
 _NMS_IOU = 0.45
 _MARGIN = 0.15  # of each side, around the picture in the second look
 _SAME_IOU = 0.45  # from which a box of the second look is that of the first
-
-Box = tuple[float, float, float, float]  # xyxy
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +117,7 @@ class Detector:
         height, width = image.shape[:2]
         y, x = round(_MARGIN * height), round(_MARGIN * width)
         grey = cv2.cvtColor(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
-        view = cv2.copyMakeBorder(cv2.flip(grey, 1), y, y, x, x, cv2.BORDER_CONSTANT)
+        view = np.asarray(cv2.copyMakeBorder(cv2.flip(grey, 1), y, y, x, x, cv2.BORDER_CONSTANT), np.uint8)
         # Any score counts here: it is multiplied, not compared.
         return [replace(f, box=_mirrored(f.box, width, x, y)) for f in self._look(view, floor * floor)]
 
@@ -167,7 +166,7 @@ def _confirmed(first: list[Finding], second: list[Finding]) -> Iterator[Finding]
         if finding.label not in EXPLICIT:
             yield finding
             continue
-        again = [f.score for f in second if f.label == finding.label and _iou(f.box, finding.box) >= _SAME_IOU]
+        again = [f.score for f in second if f.label == finding.label and iou(f.box, finding.box) >= _SAME_IOU]
         yield replace(finding, score=math.sqrt(finding.score * max(again, default=0.0)))
 
 
@@ -175,16 +174,6 @@ def _mirrored(box: Box, width: int, x: int, y: int) -> Box:
     """A box of the second look in the pixels of the first: margin away, mirrored back."""
     x1, y1, x2, y2 = box
     return (width + x - x2, y1 - y, width + x - x1, y2 - y)
-
-
-def _iou(one: Box, other: Box) -> float:
-    """Intersection over union."""
-    wide = min(one[2], other[2]) - max(one[0], other[0])
-    high = min(one[3], other[3]) - max(one[1], other[1])
-    if wide <= 0 or high <= 0:
-        return 0.0
-    areas = [(b[2] - b[0]) * (b[3] - b[1]) for b in (one, other)]
-    return wide * high / (sum(areas) - wide * high)
 
 
 def _box(corners: npt.NDArray[np.float32]) -> Box:

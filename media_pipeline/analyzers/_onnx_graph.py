@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-FLOAT, INT64 = 1, 7  # TensorProto.DataType
+FLOAT, INT32, INT64 = 1, 6, 7  # TensorProto.DataType
 Attribute = int | float | Sequence[int]
 
 
@@ -22,12 +22,12 @@ class OnnxGraph:
     """Nodes and constants, in the order in which they are computed; values are named by the caller."""
 
     def __init__(self, name: str, opset: int = 17) -> None:
-        self._name, self._opset = name, opset
+        self._name, self._opsets = name, {"": opset}
         self._parts: list[bytes] = []
         self._values: list[bytes] = []
 
     def input(self, name: str, shape: Sequence[str | int], kind: int = FLOAT) -> None:
-        """FLOAT or INT64; a word in the shape stands for a size that may vary."""
+        """FLOAT, INT32 or INT64; a word in the shape stands for a size that may vary."""
         self._values.append(_value(11, name, shape, kind))
 
     def output(self, name: str, shape: Sequence[str | int]) -> None:
@@ -41,17 +41,21 @@ class OnnxGraph:
         self._parts.append(_field(5, dims + _field(2, kind) + _field(8, name) + _field(9, array.tobytes())))
         return name
 
-    def node(self, operator: str, inputs: Sequence[str], output: str, **attributes: Attribute) -> str:
-        """One operator of the standard domain. Returns the name of its output."""
+    def node(
+        self, operator: str, inputs: Sequence[str], output: str, *, domain: str = "", **attributes: Attribute
+    ) -> str:
+        """One operator, of the standard domain or of version 1 of another. Returns the name of its output."""
         body = b"".join(_field(1, name) for name in inputs) + _field(2, output) + _field(4, operator)
         body += b"".join(_field(5, _attribute(name, value)) for name, value in attributes.items())
-        self._parts.append(_field(1, body))
+        self._parts.append(_field(1, body + _field(7, domain)))
+        self._opsets.setdefault(domain, 1)
         return output
 
     def model(self) -> bytes:
         """The whole model file."""
         body = b"".join([*self._parts, _field(2, self._name), *self._values])
-        return _field(1, 8) + _field(8, _field(1, "") + _field(2, self._opset)) + _field(7, body)
+        opsets = b"".join(_field(8, _field(1, domain) + _field(2, version)) for domain, version in self._opsets.items())
+        return _field(1, 8) + opsets + _field(7, body)
 
 
 def _attribute(name: str, value: Attribute) -> bytes:

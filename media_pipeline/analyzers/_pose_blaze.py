@@ -14,10 +14,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from media_pipeline.analyzers._blaze import POSE, BlazeDetector, Detection, merged_detections
+from media_pipeline.analyzers._blaze import POSE, BlazeDetector, Detection, merged_detections, sigmoid
+from media_pipeline.analyzers._boxes import Box
 from media_pipeline.analyzers._litert import LiteRtModel
 from media_pipeline.analyzers._pose_crop import Crop, Region, inside
-from media_pipeline.analyzers._pose_person import Box, Pose, different_persons
+from media_pipeline.analyzers._pose_person import Pose, different_persons
 from media_pipeline.analyzers._pose_points import BLAZE_POINTS, Keypoints
 from media_pipeline.analyzers._spec import Image
 
@@ -81,7 +82,7 @@ class BlazePose:
         raw, is_person, mask, heat, _ = self._landmarks(crop.image[None] / np.float32(255))
         values = raw.reshape(_POINTS, _VALUES)
         points = crop.to_picture(refined(values[:, :2], heat[0], self._side))[: len(BLAZE_POINTS)]
-        visible, present = _sigmoid(values[: len(BLAZE_POINTS), 3:]).T
+        visible, present = sigmoid(values[: len(BLAZE_POINTS), 3:]).T
         # The network places all points; those it holds for neither seen nor hidden are guesses about the unseen.
         points[np.maximum(visible, present) < _PRESENT] = np.nan
         points = inside(points, image)
@@ -105,11 +106,11 @@ def refined(points: Floats, heat: Floats, side: int) -> Floats:
     height, width, count = heat.shape
     margin = _HEAT_WINDOW // 2
     cells = np.floor(points / side * (width, height)).astype(np.int64)
-    near = (cells >= 0).all(axis=1) & (cells < (width, height)).all(axis=1)
+    near = np.all((cells >= 0) & (cells < (width, height)), axis=1)
     column, row = np.where(near[:, None], cells, 0).T
     padded = np.pad(heat, ((margin, margin), (margin, margin), (0, 0)), constant_values=-np.inf)
-    windows = np.lib.stride_tricks.sliding_window_view(padded, (_HEAT_WINDOW, _HEAT_WINDOW), axis=(0, 1))
-    weights = _sigmoid(windows[row, column, np.arange(count)])
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (_HEAT_WINDOW, _HEAT_WINDOW, 1))
+    weights = sigmoid(windows[row, column, np.arange(count), :, :, 0])
     hot = near & (weights.max(axis=(1, 2)) >= _HEAT_MIN)
     steps = np.arange(-margin, margin + 1)
     total = np.maximum(weights.sum(axis=(1, 2)), np.float32(1e-9))
@@ -160,7 +161,3 @@ def _box(crop: Crop, mask: Floats, points: Floats, image: Image) -> Box | None:
     height, width = image.shape[:2]
     (x1, y1), (x2, y2) = np.clip([known.min(axis=0), known.max(axis=0)], 0, (width, height)).tolist()
     return x1, y1, x2, y2
-
-
-def _sigmoid(logits: Floats) -> Floats:
-    return np.asarray(1 / (1 + np.exp(-np.clip(logits, -80, 80))), np.float32)

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from media_pipeline.analyzers._boxes import Box
 from media_pipeline.analyzers._litert import LiteRtModel
 from media_pipeline.analyzers._onnx import open_session
 from media_pipeline.analyzers._pose_crop import Crop, Region, inside
-from media_pipeline.analyzers._pose_person import Box
 from media_pipeline.analyzers._pose_points import COCO_POINTS, Keypoints
 from media_pipeline.analyzers._spec import Image
 from media_pipeline.errors import ModelUnavailable

@@ -41,15 +41,15 @@ class Crop:
         shift = np.asarray([region.x, region.y]) - turn @ np.asarray([width / 2, height / 2])
         self._turn, self._shift = turn.astype(np.float32), shift.astype(np.float32)
         way = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-        self.image: Image = cv2.warpAffine(image, np.column_stack([turn, shift]), size, flags=way)
+        self.image: Image = np.asarray(cv2.warpAffine(image, np.column_stack([turn, shift]), size, flags=way), np.uint8)
 
     def to_picture(self, points: Floats) -> Floats:
         """Pixels of the picture for pixels of the crop; shape (..., 2) in and out."""
-        return points @ self._turn.T + self._shift
+        return np.asarray(points @ self._turn.T + self._shift, np.float32)
 
 
 def inside(points: Floats, image: Image) -> Floats:
     """The points, shape (k, 2), with NaN for those that are not in the picture."""
     height, width = image.shape[:2]
-    within = ((points >= 0) & (points <= (width, height))).all(axis=1)
+    within = np.all((points >= 0) & (points <= (width, height)), axis=1)
     return np.where(within[:, None], points, np.float32(np.nan))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from media_pipeline.analyzers._boxes import Box
 from media_pipeline.analyzers._pose_points import Keypoints
-
-Box = tuple[float, float, float, float]  # x1, y1, x2, y2
 
 _SAME_PERSON = 0.5  # similarity of two poses
 _TOLERANCE = 0.1  # about COCO's mean over its 17 points, as a fraction of the person's size

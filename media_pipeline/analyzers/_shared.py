@@ -10,7 +10,7 @@ from weakref import WeakValueDictionary
 T = TypeVar("T")
 
 _loaded: WeakValueDictionary[Hashable, Any] = WeakValueDictionary()
-_lock = threading.Lock()
+_lock = threading.RLock()  # what is loaded may be made of something shared
 
 
 def shared(key: Hashable, load: Callable[[], T]) -> T:

@@ -67,8 +67,8 @@ def without_subtitles(spans: Sequence[Span]) -> list[Span]:
 
 def similarity(one: str, other: str) -> float:
     """In [0, 1]; what OCR gets wrong most, blanks, case and punctuation, does not count."""
-    plain = ["".join(c for c in text.casefold() if c.isalnum()) for text in (one, other)]
-    return SequenceMatcher(None, *plain, autojunk=False).ratio()
+    one, other = ("".join(c for c in text.casefold() if c.isalnum()) for text in (one, other))
+    return SequenceMatcher(None, one, other, autojunk=False).ratio()
 
 
 def _same(one: Block, other: Block) -> bool:

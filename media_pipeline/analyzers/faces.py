@@ -33,8 +33,8 @@ from media_pipeline.analyzers._face_quality import Quality, quality
 from media_pipeline.analyzers._face_tracks import Sighting, Vector, tracks
 from media_pipeline.analyzers._litert import LiteRtModel
 from media_pipeline.analyzers._models import ModelStore
-from media_pipeline.analyzers._ocr_frames import Thumbnail, is_unchanged, thumbnail
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Frame, Image, Medium, ModelChoice, Options
+from media_pipeline.analyzers._unchanged import new_pictures
 
 _PIXELS = {"unit": "px of the displayed picture"}
 _SCORE = {"range": "[0, 1]"}
@@ -131,29 +131,23 @@ def _medium_rows(model: Model, medium: Medium, options: FacesOptions) -> list[di
             rows.append(row)
             box = (row["x1"], row["y1"], row["x2"], row["y2"])
             sightings.append(Sighting(position, frame.scene_index, box, one.embedding))
-    for row, track in zip(rows, _tracks(sightings, medium.kind, model.recogniser.name), strict=True):
+    same_person, same_place = SAME_PERSON_COSINE[model.recogniser.name], SAME_PLACE_COSINE[model.recogniser.name]
+    found = tracks(sightings, same_person=same_person, same_place=same_place)
+    for row, track in zip(rows, found, strict=True):
         row["track_index"] = track
     return rows
-
-
-def _tracks(sightings: list[Sighting], kind: str, name: str) -> list[int]:
-    if kind == "image":
-        return list(range(len(sightings)))
-    return tracks(sightings, same_person=SAME_PERSON_COSINE[name], same_place=SAME_PLACE_COSINE[name])
 
 
 def _frames(
     model: Model, medium: Medium, options: FacesOptions
 ) -> Iterator[tuple[Frame, list[_Seen], tuple[float, float]]]:
     """Each frame with its faces and the factors from the cached to the displayed picture."""
-    before: Thumbnail | None = None
     seen: list[_Seen] = []
-    for frame in medium.frames:
-        image = frame.image()
-        now = thumbnail(image)
-        scale = (frame.width / image.shape[1], frame.height / image.shape[0])
-        if before is None or not options.reuse_unchanged_frames or not is_unchanged(before, now):
-            seen, before = _faces(model, image, scale[1], options), now
+    scale = (1.0, 1.0)
+    for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
+        if image is not None:
+            scale = (frame.width / image.shape[1], frame.height / image.shape[0])
+            seen = _faces(model, image, scale[1], options)
         yield frame, seen, scale
 
 

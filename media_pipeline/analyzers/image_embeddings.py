@@ -22,8 +22,8 @@ from pydantic import Field
 from media_pipeline.analyzers._clip import MIN_SIDE_PX, Clip, load_clip
 from media_pipeline.analyzers._clip_weights import choose_clip
 from media_pipeline.analyzers._models import ModelStore
-from media_pipeline.analyzers._ocr_frames import Thumbnail, is_unchanged, thumbnail
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Image, Medium, ModelChoice, Options
+from media_pipeline.analyzers._unchanged import new_pictures
 
 SCHEMA = pa.schema(
     [
@@ -77,19 +77,16 @@ def _new_pictures(
     medium: Medium, options: ImageEmbeddingsOptions, places: list[tuple[int, float, int]]
 ) -> Iterator[Image]:
     """The pictures that must be looked at; what frame has which of them is noted in ``places``."""
-    seen: Thumbnail | None = None
-    count = 0
-    for frame in medium.frames:
-        image = frame.image()
-        if min(image.shape[:2]) < MIN_SIDE_PX:
-            continue
-        now = thumbnail(image)
-        known = seen is not None and options.reuse_unchanged_frames and is_unchanged(seen, now)
-        if not known:
-            seen, count = now, count + 1
-        places.append((frame.frame_index, frame.pts_s, count - 1))
-        if not known:
-            yield image
+    number = -1
+    is_large = False
+    for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
+        if image is not None:
+            is_large = min(image.shape[:2]) >= MIN_SIDE_PX
+            number += is_large
+        if is_large:
+            places.append((frame.frame_index, frame.pts_s, number))
+            if image is not None:
+                yield image
 
 
 def preview(table: pa.Table) -> str:

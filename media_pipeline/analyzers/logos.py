@@ -25,8 +25,8 @@ from media_pipeline.analyzers._logo_features import Grey, extract
 from media_pipeline.analyzers._logo_gallery import Gallery, load_gallery, pictures_in
 from media_pipeline.analyzers._logo_match import Instance, find_logos
 from media_pipeline.analyzers._models import ModelStore
-from media_pipeline.analyzers._ocr_frames import Thumbnail, is_unchanged, thumbnail
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Image, Medium, ModelChoice, Options
+from media_pipeline.analyzers._unchanged import new_pictures
 from media_pipeline.errors import ModelUnavailable
 
 _MIN_SIDE_PX = 32
@@ -73,7 +73,9 @@ def choose(options: LogosOptions, store: ModelStore) -> ModelChoice:
     files = pictures_in(folder) if folder.is_dir() else []
     if not files:
         raise ModelUnavailable("there is no logo to look for", f"put pictures of logos into {folder}")
-    return ModelChoice(f"SIFT, {len(files)} picture{'s' * (len(files) != 1)}", "embedded", store.digest(folder), folder)
+    return ModelChoice(
+        f"SIFT, {len(files)} picture{'s' * (len(files) != 1)}", "embedded", store.digest(folder, files), folder
+    )
 
 
 def load(choice: ModelChoice, _device: str, _options: LogosOptions) -> Gallery:
@@ -98,13 +100,10 @@ def run(gallery: Gallery, batch: Batch, options: LogosOptions) -> pa.Table:
 
 
 def _medium_rows(gallery: Gallery, medium: Medium, options: LogosOptions) -> Iterator[dict[str, Any]]:
-    seen: Thumbnail | None = None
     found: list[Instance] = []
-    for frame in medium.frames:
-        image = frame.image()
-        now = thumbnail(image)
-        if seen is None or not options.reuse_unchanged_frames or not is_unchanged(seen, now):
-            found, seen = _find(gallery, image, options), now
+    for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
+        if image is not None:
+            found = _find(gallery, image, options)
         for instance in found:
             yield {
                 "media_id": medium.media_id,

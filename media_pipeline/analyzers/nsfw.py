@@ -28,9 +28,9 @@ from media_pipeline.analyzers._clip_weights import choose_clip
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._nsfw_clip import FrameJudge, load_frame_judge
 from media_pipeline.analyzers._nsfw_detector import EXPLICIT, LABELS, Detector, Finding
-from media_pipeline.analyzers._ocr_frames import Thumbnail, is_unchanged, thumbnail
 from media_pipeline.analyzers._packaged import packaged_file, sha256_of
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
+from media_pipeline.analyzers._unchanged import new_pictures
 from media_pipeline.errors import ModelUnavailable
 
 EMBEDDED = "NudeNet 320n"
@@ -177,15 +177,12 @@ def run(model: Model, batch: Batch, options: NsfwOptions) -> pa.Table:
 
 def _detector_rows(detector: Detector, medium: Medium, options: NsfwOptions) -> Iterator[dict[str, Any]]:
     lowest = min([options.min_score, *options.min_scores.values()])
-    seen: Thumbnail | None = None
     findings: list[Finding] = []
-    for frame in medium.frames:
-        image = frame.image()
-        now = thumbnail(image) if options.reuse_unchanged_frames and medium.kind == "video" else None
-        if now is None or seen is None or not is_unchanged(seen, now):
+    scale = (1.0, 1.0)
+    for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
+        if image is not None:
             findings = detector.find(image, lowest, second_look=options.second_look)
-            seen = now
-        scale = (frame.width / image.shape[1], frame.height / image.shape[0])
+            scale = (frame.width / image.shape[1], frame.height / image.shape[0])
         for finding in findings:
             if finding.score >= options.threshold(finding.label):
                 yield {

@@ -14,10 +14,10 @@ from pydantic import Field
 
 from media_pipeline.analyzers import _ocr_weights
 from media_pipeline.analyzers._markdown import escaped
-from media_pipeline.analyzers._ocr_frames import Thumbnail, is_unchanged, thumbnail
 from media_pipeline.analyzers._ocr_onnx import Engine, OnnxEngine
 from media_pipeline.analyzers._ocr_page import Page, read_page
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Frame, Medium, ModelChoice, Options
+from media_pipeline.analyzers._unchanged import new_pictures
 from media_pipeline.errors import ModelUnavailable
 
 _PIXELS = {"unit": "px of the displayed picture"}
@@ -75,14 +75,11 @@ def run(engine: Engine, batch: Batch, options: OcrOptions) -> pa.Table:
 
 
 def _medium_rows(engine: Engine, medium: Medium, options: OcrOptions) -> Iterator[dict[str, Any]]:
-    seen: Thumbnail | None = None
     page, read_frame_index, scale = Page((), 0), 0, (1.0, 1.0)
-    for frame in medium.frames:
-        image = frame.image()
-        now = thumbnail(image)
-        if seen is None or not options.reuse_unchanged_frames or not is_unchanged(seen, now):
+    for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
+        if image is not None:
             page = read_page(engine, image, min_score=options.min_score, max_side_px=options.max_side_px)
-            seen, read_frame_index = now, frame.frame_index
+            read_frame_index = frame.frame_index
             scale = (frame.width / image.shape[1], frame.height / image.shape[0])
         yield from _frame_rows(medium.media_id, frame, page, scale, read_frame_index)
 

@@ -29,12 +29,12 @@ from pydantic import Field
 
 from media_pipeline.analyzers import _pose_weights
 from media_pipeline.analyzers._litert import LiteRtModel
-from media_pipeline.analyzers._ocr_frames import Thumbnail, is_unchanged, thumbnail
 from media_pipeline.analyzers._pose_blaze import BlazePose, Looks
 from media_pipeline.analyzers._pose_coco import PointNetwork, open_point_network
 from media_pipeline.analyzers._pose_person import Pose
 from media_pipeline.analyzers._pose_points import KEYPOINTS, Keypoints
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Frame, Image, Medium, ModelChoice, Options
+from media_pipeline.analyzers._unchanged import new_pictures
 
 _PIXELS = {"unit": "px of the displayed picture"}
 SCHEMA = pa.schema(
@@ -111,15 +111,10 @@ def run(model: PoseModel, batch: Batch, options: PosesOptions) -> pa.Table:
 
 
 def _medium_rows(model: PoseModel, medium: Medium, options: PosesOptions) -> Iterator[dict[str, Any]]:
-    seen: Thumbnail | None = None
     persons: list[dict[str, Any]] = []
-    compare = medium.kind == "video" and options.reuse_unchanged_frames
-    for frame in medium.frames:
-        image = frame.image()
-        now = thumbnail(image) if compare else None
-        if now is None or seen is None or not is_unchanged(seen, now):
+    for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
+        if image is not None:
             persons = [_person(pose, frame, image) for pose in model.poses(image, options)]
-            seen, read_frame_index = now, frame.frame_index
         for person_index, person in enumerate(persons):
             yield {
                 "media_id": medium.media_id,
@@ -127,7 +122,6 @@ def _medium_rows(model: PoseModel, medium: Medium, options: PosesOptions) -> Ite
                 "pts_s": frame.pts_s,
                 "person_index": person_index,
                 "model": model.name,
-                "read_frame_index": read_frame_index,
                 **person,
             }
 
@@ -137,7 +131,15 @@ def _person(pose: Pose, frame: Frame, image: Image) -> dict[str, Any]:
     scale = np.asarray([frame.width / image.shape[1], frame.height / image.shape[0]], np.float32)
     x1, y1, x2, y2 = (np.asarray(pose.box, np.float32).reshape(2, 2) * scale).reshape(4).tolist()
     points = Keypoints(pose.keypoints.names, pose.keypoints.xy * scale, pose.keypoints.scores)
-    return {"score": pose.score, "x1": x1, "y1": y1, "x2": x2, "y2": y2, "keypoints": points.to_rows()}
+    return {
+        "score": pose.score,
+        "x1": x1,
+        "y1": y1,
+        "x2": x2,
+        "y2": y2,
+        "keypoints": points.to_rows(),
+        "read_frame_index": frame.frame_index,
+    }
 
 
 def preview(rows: pa.Table) -> str:
