@@ -139,10 +139,11 @@ def test_one_person_through_forty_frames_is_one_track(model: Model) -> None:
     assert {row["track_index"] for row in rows} == {0}
 
 
-def test_two_people_change_places_and_one_comes_back(model: Model) -> None:
-    def both(left: Image, right: Image) -> Image:
-        return on_canvas((left, 20, 10, 300), (right, 340, 10, 300), width=640, height=320)
+def both(left: Image, right: Image) -> Image:
+    return on_canvas((left, 20, 10, 300), (right, 340, 10, 300), width=640, height=320)
 
+
+def test_two_people_change_places_and_one_comes_back(model: Model) -> None:
     anna, bruno = portrait(ANNA), portrait(BRUNO)
     alone = on_canvas((bruno, 20, 10, 300), width=640, height=320)
     rows = find(model, film(both(anna, bruno), both(bruno, anna), alone, both(anna, bruno)), "video")
