@@ -90,27 +90,30 @@ def render_landscape(size: tuple[int, int] = (1200, 800), seed: int = 7) -> Pict
     return picture
 
 
-def render_emblem(px: int = 200) -> Picture:
-    """A lighthouse by night, square: the logo of the sample museum, with enough detail to be recognised by."""
-    emblem: Picture = np.full((400, 400, 3), (22, 44, 92), np.uint8)
+def render_logo(width: int) -> Picture:
+    """The sample museum's: a crooked house with its name beside it, of as many corners as logos are recognised by."""
+    logo: Picture = np.full((200, 420, 3), (244, 240, 228), np.uint8)
+    for colour, corners in (
+        ((22, 44, 92), [(20, 90), (92, 24), (176, 78), (150, 96), (20, 104)]),
+        ((200, 40, 52), [(34, 104), (66, 104), (60, 180), (24, 180)]),
+        ((246, 194, 72), [(78, 100), (104, 100), (116, 180), (84, 180)]),
+        ((40, 122, 150), [(124, 98), (152, 96), (172, 180), (130, 180)]),
+        ((244, 240, 228), [(84, 50), (112, 62), (88, 78), (74, 68)]),
+        ((120, 28, 36), [(10, 182), (186, 176), (190, 192), (14, 192)]),
+    ):
+        cv2.fillPoly(logo, [np.asarray(corners, np.int32)], colour, cv2.LINE_AA)
+    draw_text(logo, "Pharos", 196, 104, 56, (22, 44, 92), BOLD)
+    draw_text(logo, "Museum", 196, 164, 44, (200, 40, 52), BOLD)
+    return np.asarray(cv2.resize(logo, (width, width * 200 // 420), interpolation=cv2.INTER_AREA), np.uint8)
 
-    def shape(colour: Colour, *points: tuple[int, int]) -> None:
-        cv2.fillPoly(emblem, [np.asarray(points, np.int32)], colour, cv2.LINE_AA)
 
-    shape((246, 214, 92), (222, 92), (400, 20), (400, 150))
-    cv2.circle(emblem, (84, 80), 44, (240, 236, 210), -1, cv2.LINE_AA)
-    cv2.circle(emblem, (104, 70), 38, (22, 44, 92), -1, cv2.LINE_AA)
-    for x, y, radius in ((40, 190, 5), (120, 160, 7), (96, 236, 4), (330, 210, 6), (372, 262, 4), (282, 250, 5)):
-        cv2.circle(emblem, (x, y), radius, WHITE, -1, cv2.LINE_AA)
-    shape((236, 236, 240), (176, 130), (228, 130), (252, 340), (152, 340))
-    for top, bottom in ((160, 196), (236, 272), (308, 340)):
-        left, right = (202 - (26 + (y - 130) * 0.114) for y in (top, bottom))
-        shape((200, 40, 52), (round(left), top), (round(404 - left), top), (round(404 - right), bottom), (round(right), bottom))
-    shape((250, 226, 120), (182, 84), (222, 84), (222, 128), (182, 128))
-    shape((120, 28, 36), (170, 86), (202, 48), (234, 86))
-    shape((40, 122, 150), (0, 340), (70, 322), (150, 344), (240, 326), (330, 346), (400, 330), (400, 400), (0, 400))
-    shape((24, 86, 116), (0, 374), (90, 358), (190, 380), (290, 362), (400, 378), (400, 400), (0, 400))
-    return np.asarray(cv2.resize(emblem, (px, px), interpolation=cv2.INTER_AREA), np.uint8)
+def render_title(text: str, *, size: tuple[int, int], px: int, paper: Colour, ink: Colour) -> Picture:
+    """A title card: one line in the middle."""
+    width, height = size
+    card: Picture = np.full((height, width, 3), paper, np.uint8)
+    text_width = cv2.getTextSize(size, text, (0, 0), cv2.FontFace("sans"), px, BOLD)[2]
+    draw_text(card, text, (width - text_width) // 2, height // 2 + px // 3, px, ink, BOLD)
+    return card
 
 
 def paste(picture: Picture, part: Picture, left: int, top: int) -> None:

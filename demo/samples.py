@@ -18,9 +18,10 @@ from demo.pictures import (
     Picture,
     draw_text,
     paste,
-    render_emblem,
     render_landscape,
+    render_logo,
     render_slide,
+    render_title,
     write_photo,
     write_picture,
 )
@@ -111,7 +112,7 @@ def two_columns(folder: Path) -> Sample:
 def report(folder: Path) -> Sample:
     path = folder / "quarterly-report.jpg"
     page = render_slide(REPORT[1:], title=REPORT[0], paper=(24, 40, 72), ink=(240, 240, 245))
-    paste(page, render_emblem(), 1000, 440)
+    paste(page, render_logo(260), 950, 64)
     write_picture(path, page)
     return Sample(path, "image", texts=REPORT, language="en", has_logo=True)
 
@@ -157,16 +158,12 @@ def team(folder: Path) -> Sample:
 def tour(folder: Path) -> Sample:
     """A title card, Anna with her name below and speaking, and a slide to which somebody else speaks."""
     path = folder / "museum tour.mp4"
+    papers, inks = ((32, 60, 96), (250, 226, 170), (40, 40, 44)), ((245, 245, 245), (60, 30, 10), (230, 230, 120))
     welcome, hours, thanks = (
-        render_slide((), title=title, size=(960, 540), text_px=40, paper=paper, ink=ink)
-        for title, paper, ink in zip(
-            TOUR_TITLES,
-            ((32, 60, 96), (250, 226, 170), (40, 40, 44)),
-            ((245, 245, 245), (60, 30, 10), (230, 230, 120)),
-            strict=True,
-        )
+        render_title(title, size=(960, 540), px=64, paper=paper, ink=ink)
+        for title, paper, ink in zip(TOUR_TITLES, papers, inks, strict=True)
     )
-    paste(hours, render_emblem(180), 720, 300)
+    paste(hours, render_logo(220), 700, 40)
     shots = list(zip((welcome, _captioned(portrait(ANNA)), hours, thanks), TOUR_SHOTS_S, strict=True))
     starts_s = [round(sum(TOUR_SHOTS_S[:n]), 3) for n in range(len(TOUR_SHOTS_S) + 1)]
     write_video(path, shots, sound=_talk(TOUR_TALK, begins_s=starts_s[1:3], ends_s=starts_s[-1]))
@@ -212,10 +209,10 @@ def text_as_picture(folder: Path) -> Sample:
 
 def _captioned(face: Picture) -> Picture:
     """Somebody on the screen with a lower third: name and function."""
-    screen = on_canvas((face, 400, 0, 440), width=960, height=540)
-    screen[440:] = (24, 40, 72)
-    draw_text(screen, TOUR_CAPTION[0], 64, 482, 38, WHITE, BOLD)
-    draw_text(screen, TOUR_CAPTION[1], 64, 520, 26, WHITE)
+    screen = on_canvas((face, 420, 0, 420), width=960, height=540)
+    screen[420:] = (24, 40, 72)
+    draw_text(screen, TOUR_CAPTION[0], 64, 466, 32, WHITE, BOLD)
+    draw_text(screen, TOUR_CAPTION[1], 64, 506, 24, WHITE)
     return screen
 
 
