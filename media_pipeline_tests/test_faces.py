@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from demo.people import ANNA, BRUNO, EYES_Y, MIDDLE_X, on_canvas, portrait
 from media_pipeline.analyzers._face_identity import same_person_cosine
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import Image, Medium
 from media_pipeline.analyzers.faces import ANALYZER, FacesOptions, Model
-from media_pipeline_tests._face_drawing import ANNA, BRUNO, EYES_Y, MIDDLE_X, on_canvas, portrait
 from media_pipeline_tests._ocr_pages import PictureFrame, slide
 
 MEDIA_ID = "a" * 64

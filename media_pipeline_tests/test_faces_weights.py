@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from demo.people import ANNA, on_canvas, portrait
 from media_pipeline.analyzers._face_identity import SAME_PERSON_COSINE, SAME_PLACE_COSINE, same_person_cosine
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import Image, Medium, ModelChoice
 from media_pipeline.analyzers.faces import ANALYZER, FacesOptions
 from media_pipeline.errors import ModelUnavailable
-from media_pipeline_tests._face_drawing import ANNA, on_canvas, portrait
 from media_pipeline_tests._face_networks import tiny_recogniser, tiny_yunet
 from media_pipeline_tests._ocr_pages import PictureFrame
 

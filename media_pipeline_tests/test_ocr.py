@@ -26,11 +26,17 @@ class CountingEngine:
     def __init__(self, engine: Any) -> None:
         self._engine = engine
         self.lines_read = 0
+        self.glances = 0
         self.sides_px: list[int] = []
 
     def detect(self, image: Image) -> Any:
         self.sides_px.append(max(image.shape[:2]))
         return self._engine.detect(image)
+
+    def may_hold_text(self, image: Image) -> bool:
+        self.glances += 1
+        found: bool = self._engine.may_hold_text(image)
+        return found
 
     def recognise(self, lines: Any) -> Any:
         self.lines_read += len(lines)
@@ -135,6 +141,15 @@ def test_large_text_is_read_from_the_first_look(counting: CountingEngine) -> Non
 def test_nothing_is_read_from_a_blank_picture(counting: CountingEngine, grey: int) -> None:
     assert read(counting, PictureFrame(blank(480, 320, grey))).num_rows == 0
     assert counting.lines_read == 0
+    assert (counting.glances, counting.sides_px) == (1, []), "a glance is enough"
+
+
+def test_small_print_passes_the_glance_and_the_glance_can_be_left_out(counting: CountingEngine) -> None:
+    lines = ["Fußnote: Preise zuzüglich Versand"]
+    page = PictureFrame(slide(lines, px=16, width=1600, height=900))
+    found = [texts(read(counting, page, text_gate=gate)) for gate in (True, False)]
+    assert found[0] == found[1] == lines
+    assert counting.glances == 1
 
 
 @pytest.mark.parametrize(("width", "height"), [(1, 1), (2, 900), (900, 3), (40, 16)])

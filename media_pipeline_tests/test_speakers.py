@@ -102,7 +102,7 @@ def test_a_medium_without_sound_has_no_rows() -> None:
 
 
 def test_the_gate_can_be_opened() -> None:
-    rows = speakers(Sound(noise(30)), SpeakersOptions(vad=False))
+    rows = speakers(Sound(noise(30)), SpeakersOptions(speech_gate=False))
     assert (rows[0]["start_s"], rows[-1]["end_s"]) == (0, 30)
 
 

@@ -36,6 +36,7 @@ Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 SHIPPED = Path(__file__).parent / "label_sets"
 BACKGROUND = "background.yaml"
 _MAX_BYTES = 1_000_000
+_MAX_LABELS, _MAX_PROMPTS = 500, 100  # CLIP reads a caption in 50 ms
 
 
 class _Strict(BaseModel):
@@ -45,8 +46,8 @@ class _Strict(BaseModel):
 class Prompts(_Strict):
     """Captions by language. A multilingual model reads all of them, an English one those in English."""
 
-    en: tuple[Prompt, ...] = ()
-    de: tuple[Prompt, ...] = ()
+    en: tuple[Prompt, ...] = Field((), max_length=_MAX_PROMPTS)
+    de: tuple[Prompt, ...] = Field((), max_length=_MAX_PROMPTS)
 
     @model_validator(mode="after")
     def _any(self) -> Prompts:
@@ -68,7 +69,7 @@ class Label(_Strict):
 class LabelSet(_Strict):
     name: Name
     version: int = Field(ge=1)
-    labels: tuple[Label, ...] = Field(min_length=1)
+    labels: tuple[Label, ...] = Field(min_length=1, max_length=_MAX_LABELS)
     background: Prompts | None = None
 
     @model_validator(mode="after")
@@ -121,20 +122,27 @@ def digest_of(sets: tuple[LabelSet, ...]) -> str:
 def _files(folder: Path | None) -> list[Path]:
     if folder is None:
         return []
-    return sorted(p for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and p.name != BACKGROUND)
+    files = (p for p in folder.iterdir() if p.suffix in (".yaml", ".yml") and not p.name.startswith("."))
+    return sorted(p for p in files if p.name != BACKGROUND)
 
 
 def _read(path: Path, kind: type[S]) -> S:
     import yaml
 
     try:
+        if not path.is_file():  # a pipe or a device would be read for ever
+            raise _wrong(path, None, "this is not a file")
         if path.stat().st_size > _MAX_BYTES:
             raise _wrong(path, None, f"more than {_MAX_BYTES:,} bytes")
         text = path.read_text("utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        return kind.model_validate(yaml.safe_load(text))
+        # Everything as text, whose types the models know: YAML's own are dates that do not exist, merge keys that grow
+        # without end, and a label `no` that is false.
+        tree = yaml.compose(text, Loader=yaml.BaseLoader)
+        return kind.model_validate(yaml.load(text, Loader=yaml.BaseLoader))  # noqa: S506 - knows no tags at all
     except (OSError, UnicodeDecodeError) as error:
         raise _wrong(path, None, str(error)) from None
+    except RecursionError:
+        raise _wrong(path, None, "it is nested too deeply") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         raise _wrong(path, mark.line + 1 if mark else None, error.problem or "this is not YAML") from None

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 
-_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~&$])")
+# With the colon and the at sign: GitHub's Markdown makes links of bare addresses.
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+\-.!|<>~&$:@=])")
 
 
 def escaped(text: str) -> str:
-    """No character of it is Markdown or HTML any more."""
-    return _SPECIAL.sub(r"\\\1", text)
+    """The text in one line, no character of it Markdown or HTML any more."""
+    return _SPECIAL.sub(r"\\\1", " ".join(text.split()))

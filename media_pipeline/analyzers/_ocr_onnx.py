@@ -32,6 +32,7 @@ BATCH_LINES = 6
 _MAX_LINE_WIDTH_PX = 3200  # bounds memory: 18,710 classes times width / 8 steps times 4 bytes
 THRESHOLD = 0.3  # of the probability map; this and the next two are rapidocr's
 BOX_THRESHOLD = 0.5
+FAINT = 0.2  # what is text at full size shows at least this at half of it
 UNCLIP = 1.6
 MAX_CANDIDATES = 1000
 _MIN_SIDE_PX = 3
@@ -51,6 +52,9 @@ class Engine(Protocol):
     def detect(self, image: Image) -> Quads:
         """Text lines in an RGB picture, in its own pixels, in no order. The picture is taken at the size it has."""
 
+    def may_hold_text(self, image: Image) -> bool:
+        """False where nothing in an RGB picture looks like text, not even faintly; quicker than `detect`."""
+
     def recognise(self, lines: Sequence[Image]) -> list[Reading]:
         """One reading per upright line picture (RGB, any size)."""
 
@@ -67,14 +71,21 @@ class OnnxEngine:
         self._characters = np.array(["", *_characters(self._rec), " "])
 
     def detect(self, image: Image) -> Quads:
+        probability = self._probability(image)
+        scale = [image.shape[1] / probability.shape[1], image.shape[0] / probability.shape[0]]
+        return quads_of(probability) * np.array(scale, dtype=np.float32)
+
+    def may_hold_text(self, image: Image) -> bool:
+        return bool(self._probability(image).max() >= FAINT)
+
+    def _probability(self, image: Image) -> Floats:
+        """Of text, per pixel of the picture brought to a size that the network takes."""
         import cv2
 
         height, width = image.shape[:2]
         size = tuple(max(_STRIDE_PX, round(side / _STRIDE_PX) * _STRIDE_PX) for side in (width, height))
         resized: Any = image if size == (width, height) else cv2.resize(image, size)
-        probability = _run(self._det, _normalised(resized[:, :, ::-1])[None])[0, 0]
-        scale = np.array([width / size[0], height / size[1]], dtype=np.float32)
-        return quads_of(probability) * scale
+        return _run(self._det, _normalised(resized[:, :, ::-1])[None])[0, 0]
 
     def recognise(self, lines: Sequence[Image]) -> list[Reading]:
         widths = [_line_width(line) for line in lines]

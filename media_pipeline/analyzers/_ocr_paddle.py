@@ -55,6 +55,9 @@ class PaddleEngine:
             (found,) = self._det.predict(np.ascontiguousarray(image[:, :, ::-1]), max_side_limit=_NO_LIMIT_PX)
         return np.asarray(found["dt_polys"], dtype=np.float32).reshape(-1, 4, 2)
 
+    def may_hold_text(self, image: Image) -> bool:
+        return True  # its predictor shows boxes, not the faint spots a glance needs
+
     def recognise(self, lines: Sequence[Image]) -> list[onnx.Reading]:
         # A batch is padded to its widest line.
         order = sorted(range(len(lines)), key=lambda i: lines[i].shape[1] / lines[i].shape[0])

@@ -65,6 +65,13 @@ def speech_of(audio: Audio, vad: SileroVad, gate: Gate) -> list[Side]:
     return [side for side in sides if side.spans]
 
 
+def all_of(audio: Audio, gate: Gate) -> list[Side]:
+    """The whole sound, channels mixed, as if somebody spoke all the time: what analysis costs without the gate."""
+    starts = np.arange(0, audio.duration_s, gate.max_span_s)
+    ends = np.minimum(starts + gate.max_span_s, audio.duration_s)
+    return [Side(None, audio, [Span(float(start), float(end)) for start, end in zip(starts, ends, strict=True)])]
+
+
 def without_leaks(spans: list[Span], own: Audio, other: Audio, min_speech_s: float) -> Iterator[Span]:
     """The parts of the spans that are not merely the other side, heard faintly by this side's microphone.
 

@@ -24,6 +24,7 @@ from pydantic import Field
 from media_pipeline.analyzers._logo_features import Grey, extract
 from media_pipeline.analyzers._logo_gallery import Gallery, load_gallery, pictures_in
 from media_pipeline.analyzers._logo_match import Instance, find_logos
+from media_pipeline.analyzers._markdown import escaped
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Image, Medium, ModelChoice, Options
 from media_pipeline.analyzers._unchanged import new_pictures
@@ -148,7 +149,7 @@ def preview(rows: pa.Table) -> str:
     frames: dict[str, set[int]] = {}
     for row in rows.to_pylist():
         frames.setdefault(row["logo"], set()).add(row["frame_index"])
-    named = [f"{logo} ({len(seen)} frame{'s' * (len(seen) != 1)})" for logo, seen in sorted(frames.items())]
+    named = [f"{escaped(logo)} ({len(seen)} frame{'s' * (len(seen) != 1)})" for logo, seen in sorted(frames.items())]
     return ", ".join(named[:8]) or "no logo"
 
 

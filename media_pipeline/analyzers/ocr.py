@@ -47,6 +47,7 @@ class OcrOptions(Options):
     model: str | None = Field(None, description="folder with other weights of that engine")
     min_score: float = Field(0.5, ge=0, le=1, description="mean character probability below which a line is dropped")
     max_side_px: int = Field(1600, ge=640, description="longer side of the picture in which small text is looked for")
+    text_gate: bool = Field(True, description="pass over pictures in which a glance shows nothing like text")
     reuse_unchanged_frames: bool = Field(True, description="repeat the lines of the frame before if nothing moved")
     # Not part of the fingerprint: it changes the time, not the text.
     threads: int = Field(1, ge=1, exclude=True, description="threads per picture; media run in parallel anyway")
@@ -78,7 +79,9 @@ def _medium_rows(engine: Engine, medium: Medium, options: OcrOptions) -> Iterato
     page, read_frame_index, scale = Page((), 0), 0, (1.0, 1.0)
     for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
         if image is not None:
-            page = read_page(engine, image, min_score=options.min_score, max_side_px=options.max_side_px)
+            page = read_page(
+                engine, image, min_score=options.min_score, max_side_px=options.max_side_px, text_gate=options.text_gate
+            )
             read_frame_index = frame.frame_index
             scale = (frame.width / image.shape[1], frame.height / image.shape[0])
         yield from _frame_rows(medium.media_id, frame, page, scale, read_frame_index)
@@ -116,7 +119,7 @@ def preview(rows: pa.Table) -> str:
 
 ANALYZER = AnalyzerSpec(
     name="ocr",
-    version="1",
+    version="2",
     needs=("frames",),
     schema=SCHEMA,
     options=OcrOptions,

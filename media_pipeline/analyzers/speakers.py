@@ -10,7 +10,7 @@ Tiers:
 
 Measured with GE2E on one thread:
     Cost: 0.0075 s of CPU per second of sound, 0.0017 where nobody speaks; 26 s for an hour of four people. Without
-        the gate (`vad`) 0.0097 and 0.0092, and noise becomes a speaker.
+        the gate 0.0097 and 0.0092, and noise becomes a speaker.
     People: 14 of 15 conversations of one to five readers of LibriSpeech counted right, all 39 recordings of one
         person, ten of them with noise and volumes that jump by up to 25 dB, and an interview of three.
     Speech given to the wrong person: 3.5 % in those conversations, 1.6 % in four of the two voices of speechbrain's
@@ -28,7 +28,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 from pydantic import Field, model_validator
 
@@ -39,8 +38,8 @@ from media_pipeline.analyzers._speaker_clusters import MIN_WINDOWS, centroids_of
 from media_pipeline.analyzers._speaker_turns import Turn, turns_of, voice_of
 from media_pipeline.analyzers._speaker_windows import vector_of, windows_of
 from media_pipeline.analyzers._spec import AnalyzerSpec, Audio, Batch, Medium, ModelChoice, Options
-from media_pipeline.analyzers._speech_channels import Side, speech_of
-from media_pipeline.analyzers._vad import Gate, SileroVad, Span
+from media_pipeline.analyzers._speech_channels import Side, all_of, speech_of
+from media_pipeline.analyzers._vad import Gate, SileroVad
 from media_pipeline.analyzers._voice_encoder import Vectors, VoiceEncoder
 from media_pipeline.analyzers._voice_identity import same_speaker_cosine
 from media_pipeline.analyzers._voice_xvector import XVector
@@ -73,7 +72,7 @@ class SpeakersOptions(Options):
     )
     min_speakers: int = Field(1, ge=1, description="people on a recording, or on each channel, at the least")
     max_speakers: int = Field(10, ge=1, description="and at the most")
-    vad: bool = Field(True, description="listen only where Silero hears speech")
+    speech_gate: bool = Field(True, description="listen only where Silero hears speech")
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a sound is speech")
     min_speech_s: float = Field(0.25, ge=0, description="seconds below which speech is not believed")
     min_silence_s: float = Field(0.3, gt=0, description="seconds of silence that end a span of speech")
@@ -181,11 +180,7 @@ def _rows(model: Model, medium: Medium, options: SpeakersOptions) -> list[dict[s
 
 
 def _sides(model: Model, audio: Audio, options: SpeakersOptions) -> list[Side]:
-    if options.vad:
-        return speech_of(audio, model.vad, options.gate)
-    longest = options.gate.max_span_s
-    starts = np.arange(0, audio.duration_s, longest)
-    return [Side(None, audio, [Span(float(at), min(float(at) + longest, audio.duration_s)) for at in starts])]
+    return speech_of(audio, model.vad, options.gate) if options.speech_gate else all_of(audio, options.gate)
 
 
 def _turns(model: Model, side: Side, options: SpeakersOptions) -> Iterator[tuple[int | None, Turn, Vectors | None]]:

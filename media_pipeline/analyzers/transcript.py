@@ -16,9 +16,10 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
+from media_pipeline.analyzers._markdown import escaped
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
-from media_pipeline.analyzers._speech_channels import speech_of
+from media_pipeline.analyzers._speech_channels import all_of, speech_of
 from media_pipeline.analyzers._speech_sphinx import Sphinx
 from media_pipeline.analyzers._speech_whisper import Whisper, check_folder
 from media_pipeline.analyzers._speech_windows import Segment, windows
@@ -56,6 +57,7 @@ class TranscriptOptions(Options):
     model: str = Field("faster-whisper-small", description="a catalogued model, or a folder with a CTranslate2 Whisper")
     language: str = Field("auto", pattern=r"^(auto|[a-z]{2,3})$", description="ISO 639-1 code of the speech, or auto")
     beam_size: int = Field(5, ge=1, description="hypotheses kept while decoding; 1 is fastest")
+    speech_gate: bool = Field(True, description="listen only where Silero hears speech")
     vad_threshold: float = Field(0.5, gt=0, lt=1, description="probability from which a sound is speech")
     min_speech_s: float = Field(0.25, ge=0, description="seconds below which speech is not believed")
     min_silence_s: float = Field(0.3, gt=0, description="seconds of silence that end a span of speech")
@@ -116,11 +118,11 @@ def preview(rows: pa.Table) -> str:
     lines: list[str] = []
     length = 0
     for row in rows.to_pylist():
-        line = f"{_clock(row['start_s'])} {row['text']}"
-        length += len(line)
+        text = row["text"] if len(row["text"]) <= 300 else row["text"][:299] + "…"
+        length += len(text)
         if lines and length > 300:
             break
-        lines.append(line if len(line) <= 300 else line[:299] + "…")
+        lines.append(f"{_clock(row['start_s'])} {escaped(text)}")
     if rows.column("draft")[0].as_py():
         lines.insert(0, "*draft*")
     return "  \n".join(lines)
@@ -131,7 +133,8 @@ def _rows(model: Model, medium: Medium, options: TranscriptOptions) -> list[dict
         return []
     gate = Gate(options.vad_threshold, options.min_speech_s, options.min_silence_s)
     found: list[tuple[int | None, Segment]] = []
-    for side in speech_of(medium.audio, model.vad, gate):
+    sides = speech_of(medium.audio, model.vad, gate) if options.speech_gate else all_of(medium.audio, gate)
+    for side in sides:
         heard = windows(side.spans, side.audio.duration_s)
         found += [(side.channel, s) for s in model.recogniser.segments(side.audio, heard, options.language)]
     # A stable sort: one side's segments keep the order in which they were heard.
