@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import cv2
@@ -54,7 +55,9 @@ def portrait(person: Person, *, shift: float = 0.0) -> Picture:
     skin = np.asarray(person.skin, float)
     dark, darker, light = (tuple((skin * f).clip(0, 255)) for f in (0.82, 0.6, 1.08))
 
-    def ellipse(centre: tuple[float, float], axes: tuple[float, float], colour: object, **angles: float) -> None:
+    def ellipse(
+        centre: tuple[float, float], axes: tuple[float, float], colour: Sequence[float], **angles: float
+    ) -> None:
         place = (round(centre[0]), round(centre[1]))
         start, end, turn = angles.get("start", 0), angles.get("end", 360), angles.get("turn", 0)
         cv2.ellipse(picture, place, (round(axes[0]), round(axes[1])), turn, start, end, colour, -1, cv2.LINE_AA)

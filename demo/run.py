@@ -1,44 +1,55 @@
 """`make demo`: make sample media, analyse them with the models that came with the packages, show what was found.
 
-Everything goes through the command line that users have; each command is shown before its answer. Ends with 1 when
-the answers are not what the samples contain.
+Everything goes through the command line that users have; each command is shown before its answer, long queries
+shortened. Ends with 1 when a question has no answer, or other files failed than the broken ones.
 """
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from demo import questions
+from demo.pictures import render_logo, write_picture
 from demo.samples import Sample, make_samples
+from media_pipeline import cli
 
 FOLDER = Path("data/demo")
 HOME = FOLDER / "home"
 SAMPLES = FOLDER / "samples"
 EXIT_SOME_FAILED = 3  # expected: two of the samples are broken on purpose
 # English speech, no downloads, only the models inside the installed packages.
-SETTINGS = {"LANGUAGE": "en", "OFFLINE": "1", "TIER": "embedded"}
+SETTINGS = {"HOME": str(HOME), "LANGUAGE": "en", "OFFLINE": "1", "TIER": "embedded"}
 
-SAID = """SELECT m.name AS file, t.start_s, t.text
-FROM transcript t JOIN media m USING (media_id) ORDER BY file, t.start_s"""
-READ = """SELECT m.name AS file, CASE m.kind WHEN 'video' THEN min(o.pts_s) END AS at_s, o.text
-FROM ocr o JOIN media m USING (media_id)
-GROUP BY file, m.kind, o.text ORDER BY file, min(o.pts_s), min(o.line_index)"""
-SCENES = """SELECT m.name AS file, s.scene_index AS scene, s.start_s, s.end_s
-FROM scenes s JOIN media m USING (media_id) WHERE m.kind = 'video' ORDER BY file, scene"""
-TWINS = """SELECT m.name AS file, o.name AS nearly_the_same_as
-FROM media m JOIN media o ON m.duplicate_of = o.media_id ORDER BY file"""
-MODELS = "SELECT DISTINCT analyzer, model FROM analyses WHERE status = 'done' AND model IS NOT NULL ORDER BY analyzer"
+LOGO = HOME / "logos" / "Pharos Museum.png"
+SHOWN_CHARS = 84  # of a query; all of them are in questions.py
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One call of the command line that answers in JSON, and how the answer is shown."""
+
+    heading: str
+    arguments: tuple[str, ...]
+    note: str = ""
+    in_full: bool = False  # show the whole command
+    row: Callable[[dict[str, Any]], dict[str, Any]] = dict
+
 
 # In a terminal the width is the terminal's; in a log or a pipe 80 columns would cut the tables short.
 console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
@@ -46,24 +57,40 @@ console = Console(highlight=False, width=None if sys.stdout.isatty() else 110)
 
 def main() -> int:
     started = time.monotonic()
+    use_settings()
     shutil.rmtree(FOLDER, ignore_errors=True)
     samples = make_samples(SAMPLES)
-    title("Sample media", f"made in {SAMPLES}")
-    show([{"file": s.path.name, "bytes": s.path.stat().st_size, "what it is": describe(s)} for s in samples])
+    LOGO.parent.mkdir(parents=True)
+    write_picture(LOGO, render_logo(420))
+    title("Sample media", f"made in {SAMPLES}; the people are drawn, the voices synthetic")
+    show([{"file": s.path.name, "kB": s.path.stat().st_size / 1000, "what it is": describe(s)} for s in samples])
 
-    title("Analysis")
-    report = json.loads(command("analyze", str(SAMPLES), "--format", "json", allowed=(0, EXIT_SOME_FAILED)))
+    title("Analysis", " ".join(f"MEDIA_PIPELINE_{name}={value}" for name, value in SETTINGS.items()))
+    report = analysis("analyze", str(SAMPLES), "--format", "json")
     console.print(f"{report['files']} files, {report['done']} done")
+    for analyzer, reason in report["unavailable"].items():
+        console.print(f"[yellow]left out: {analyzer}[/] [dim]({escape(reason)})[/]")
 
-    answers = {
-        "What was said": sql(SAID, "What was said", "a draft: the small model knows English only"),
-        "What was read": sql(READ, "What was read", "the turned page and the columns included"),
-        "Where scenes begin": sql(SCENES, "Where scenes begin"),
-        "Near-duplicates": sql(TWINS, "Near-duplicates"),
-        "Models": sql(MODELS, "Which models said so"),
-        "Search in English": search("When is the contract signed?"),
-        "Search in German": search("Rechnung bezahlen"),
-    }
+    answers = ask(
+        sql("What was read", questions.READ, "the turned page and the columns included"),
+        sql("Key sentences", questions.SUMMARY, "of what holds enough text"),
+        sql("Scenes of the video, and their titles", questions.SCENES),
+        sql("Where the logo is", questions.LOGOS, f"its picture lies in {LOGO.parent}"),
+        sql("Near-duplicates", questions.TWINS),
+        sql("Who is that?", questions.CAPTIONED, "who is seen and heard while a name stands below"),
+    )
+    for row in answers["Who is that?"]:
+        for kind, identity in (("persons", row["person_id"]), ("voices", row["voice_id"])):
+            arguments = (kind, "name", identity, row["caption"])
+            show_command(arguments)
+            console.print(output_of(arguments).strip(), markup=False)
+    answers |= ask(
+        sql("Who is where", questions.WHO, "named once, known everywhere; the others keep their numbers"),
+        sql("Who said what", questions.SAID, "a draft: the small model knows English only"),
+        sql("When is Anna Berg to be seen while 'concert' is said?", questions.SEEN_WHILE_SAID, in_full=True),
+        search("When is the contract signed?"),
+        search("Rechnung bezahlen"),
+    )
     title("What could not be used", "and why; the others were not held up")
     failures = [{"file": Path(f["path"]).name, "reason": f["reason"]} for f in [*report["failed"], *report["refused"]]]
     show(failures)
@@ -72,7 +99,7 @@ def main() -> int:
     console.print(
         f"  .venv/bin/media-pipeline --home {HOME} serve   these in the browser: http://127.0.0.1:3000\n"
         "  make serve                                          your own: copy files into data/inbox\n"
-        f"  .venv/bin/media-pipeline --home {HOME} sql …   ask more; README.md has questions to start with",
+        f"  .venv/bin/media-pipeline --home {HOME} sql …   ask more; demo/questions.py has some to start with",
         markup=False,
     )
     return verdict(samples, answers, failures)
@@ -97,50 +124,84 @@ def describe(sample: Sample) -> str:
     parts += [f"{len(sample.texts)} lines in {'German' if sample.language == 'de' else 'English'}"] * bool(sample.texts)
     parts += [f"turned by {sample.turned_deg}°"] * bool(sample.turned_deg)
     parts += [f"{len(sample.cuts_s) + 1} scenes"] * bool(sample.cuts_s)
-    parts += [f"{len(sample.spoken)} spoken sentences"] * bool(sample.spoken)
+    parts += [f"{len(sample.spoken)} sentences by {len(set(sample.heard))} voices"] * bool(sample.spoken)
+    parts += [f"shows {' and '.join(sample.seen)}"] * bool(sample.seen)
+    parts += ["with a logo"] * sample.has_logo
     parts += [f"a smaller copy of {sample.duplicate_of}"] * (sample.duplicate_of is not None)
     return ", ".join(parts)
 
 
-def sql(query: str, heading: str, note: str = "") -> list[dict[str, Any]]:
-    title(heading, note)
-    rows: list[dict[str, Any]] = json.loads(command("sql", query, "--format", "json"))
-    show(rows)
-    return rows
+def use_settings() -> None:
+    """For this process and those it starts: the user's own settings must not change what is shown."""
+    for name in [name for name in os.environ if name.startswith("MEDIA_PIPELINE_")]:
+        del os.environ[name]
+    os.environ.update({f"MEDIA_PIPELINE_{name}": value for name, value in SETTINGS.items()})
 
 
-def search(question: str) -> list[dict[str, Any]]:
-    title(f"Search: {question}")
-    hits = json.loads(command("search", "--text", question, "-k", "3", "--format", "json"))
-    rows = [
-        {
-            "file": hit["name"],
-            "at_s": None if hit["kind"] == "image" else hit["pts_s"],
-            "found": hit["snippet"],
-            "in": hit["source"],
-            "by": hit["why"],
-        }
-        for hit in hits
-    ]
-    show(rows)
-    return rows
-
-
-def command(*arguments: str, allowed: Sequence[int] = (0,)) -> str:
-    """Run the command line as a user would and return what it prints; its progress stays on the screen."""
-    # As a person would type it: the table is the default, JSON only what this program reads.
-    typed = [" ".join(a.split()) for a in arguments if a not in ("--format", "json")]
-    shown = " ".join(f'"{a}"' if " " in a else a for a in typed)
-    console.print(f"[dim]$ media-pipeline --home {HOME} {escape(shown)}[/]")
+def analysis(*arguments: str) -> dict[str, Any]:
+    """The report of `analyze`, a process of its own; its progress stays on the screen."""
+    show_command(arguments)
     program = Path(sys.executable).with_name("media-pipeline")
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("MEDIA_PIPELINE_")}
-    environment |= {f"MEDIA_PIPELINE_{name}": value for name, value in SETTINGS.items()}
-    done = subprocess.run(
-        [program, "--home", HOME, *arguments], stdout=subprocess.PIPE, text=True, env=environment, check=False
-    )
-    if done.returncode not in allowed:
+    done = subprocess.run([program, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    if done.returncode not in (0, EXIT_SOME_FAILED):
         sys.exit(f"demo: media-pipeline {arguments[0]} ended with {done.returncode}")
-    return done.stdout
+    report: dict[str, Any] = json.loads(done.stdout)
+    return report
+
+
+def sql(heading: str, query: str, note: str = "", *, in_full: bool = False) -> Question:
+    return Question(heading, ("sql", query, "--format", "json"), note, in_full)
+
+
+def search(text: str) -> Question:
+    arguments = ("search", "--text", text, "-k", "3", "--format", "json")
+    return Question(f"Search: {text}", arguments, in_full=True, row=hit)
+
+
+def hit(found: dict[str, Any]) -> dict[str, Any]:
+    """Of what a search found, what fits a line."""
+    return {
+        "file": found["name"],
+        "at_s": None if found["kind"] == "image" else found["pts_s"],
+        "found": found["snippet"],
+        "in": found["source"],
+        "by": found["why"],
+    }
+
+
+def ask(*asked: Question) -> dict[str, list[dict[str, Any]]]:
+    """Ask and show; the answers by heading."""
+    answers = {}
+    for question in asked:
+        title(question.heading, question.note)
+        show_command(question.arguments, in_full=question.in_full)
+        answers[question.heading] = [question.row(row) for row in json.loads(output_of(question.arguments))]
+        show(answers[question.heading])
+    return answers
+
+
+def show_command(arguments: Sequence[str], *, in_full: bool = False) -> None:
+    """As a person would type it: the table is the default, JSON only what this program reads."""
+    typed = [a for a in arguments if a not in ("--format", "json")]
+    if not in_full:
+        typed = [shorten(a, SHOWN_CHARS, placeholder=" …") for a in typed]
+    shown = " ".join(f'"{a}"' if " " in a else a for a in typed)
+    console.print(f"[dim]$ media-pipeline {escape(shown)}[/]")
+
+
+def output_of(arguments: Sequence[str]) -> str:
+    """What the command line prints. It runs in this process: starting Python takes longer than most answers."""
+    screen = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    code: object = 0
+    with redirect_stdout(screen):
+        try:
+            cli.main(list(arguments))
+        except SystemExit as end:
+            code = end.code
+    if code:
+        sys.exit(f"demo: media-pipeline {arguments[0]} ended with {code}")
+    screen.flush()
+    return screen.buffer.getvalue().decode()
 
 
 def title(text: str, note: str = "") -> None:

@@ -40,7 +40,8 @@ def speak(text: str, *, voice: str = "en-us", words_per_minute: int = 160, seed:
     """The text spoken, with 0.3 s of room noise before and after.
 
     Args:
-        voice: a name that eSpeak NG knows: "en-us", "en-gb", "de", "fr", or with a variant, "en-us+f3".
+        voice: a name that eSpeak NG knows: "en-us", "de", "fr", or with a variant, "en-us+f4". Variants with breath
+            in them (f2, f3, f5) sound alike, but their samples differ from call to call.
 
     Raises:
         ValueError: there is no such voice.

@@ -19,6 +19,8 @@ from media_pipeline.media.channels import ChannelWatch
 from media_pipeline.media.decode import DecodeJob, Decoder, decode_fingerprint
 from media_pipeline_tests._sound import SHARED, needs_media, vowels
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 Stereo = np.ndarray  # float32 (2, samples)
 
 

@@ -8,10 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
+import numpy as np
+import numpy.typing as npt
 import pytest
 
 from media_pipeline_tests import _cli
 from media_pipeline_tests._identity_home import VOICES, Face, IdentityHome, identity_home, media_id
+from media_pipeline_tests._voices import WOMAN, say
 
 pytestmark = pytest.mark.slow  # each command is a process of its own
 
@@ -34,6 +37,12 @@ def done(home: IdentityHome, *args: str | Path) -> str:
     finished = _cli.run(home.layout.home, *args)
     assert finished.returncode == 0, finished.stderr
     return finished.stdout
+
+
+def write_sound(path: Path, samples: npt.NDArray[np.floating[Any]]) -> None:
+    with wave.open(str(path), "wb") as sink:
+        sink.setparams((1, 2, 16_000, 0, "NONE", ""))
+        sink.writeframes((samples * 32767).astype("<i2").tobytes())
 
 
 def listed(home: IdentityHome, command: str) -> list[dict[str, Any]]:
@@ -80,21 +89,26 @@ def test_voices_are_the_same_commands(home: IdentityHome) -> None:
     [
         (("persons", "show", "Nobody"), "there is no person 'Nobody'; `media-pipeline persons` lists them"),
         (("voices", "name", "V-1234", "X"), "there is no voice 'V-1234'; `media-pipeline voices` lists them"),
+        (("persons", "show", "\udcff"), "there is no person '?'; `media-pipeline persons` lists them"),
         (("persons", "enrol", "X", "/no/such.jpg"), "/no/such.jpg is not a file; name a recording or a picture"),
     ],
 )
 def test_errors_are_one_line_with_a_remedy(home: IdentityHome, args: tuple[str, ...], message: str) -> None:
     finished = _cli.run(home.layout.home, *args)
     assert finished.returncode == 2
-    assert finished.stderr.splitlines()[-1] == f"media-pipeline: {message}"
+    assert finished.stderr.splitlines() == [f"media-pipeline: {message}"]  # and no word on models before
 
 
 def test_a_sample_in_which_nobody_speaks_is_refused(home: IdentityHome, tmp_path: Path) -> None:
     silence = tmp_path / "silence.wav"
-    with wave.open(str(silence), "wb") as sink:
-        sink.setparams((1, 2, 16_000, 0, "NONE", ""))
-        sink.writeframes(bytes(2 * 3 * 16_000))
+    write_sound(silence, np.zeros(3 * 16_000))
     finished = _cli.run(home.layout.home, "voices", "enrol", "Anna", silence)
     assert finished.returncode == 2
     assert "no voice that could be known again is in silence.wav" in finished.stderr
     assert all(voice["name"] is None for voice in listed(home, "voices"))
+
+
+def test_a_sample_may_have_any_file_name(home: IdentityHome, tmp_path: Path) -> None:
+    path = tmp_path / "\udcff.wav"  # a byte that is no UTF-8
+    write_sound(path, say(WOMAN, 0))
+    assert "(Anna): 0 tracks" in done(home, "voices", "enrol", "Anna", path)

@@ -19,6 +19,8 @@ from media_pipeline.analyzers._spec import Image, Medium
 from media_pipeline.analyzers.faces import ANALYZER, FacesOptions, Model
 from media_pipeline_tests._ocr_pages import PictureFrame, slide
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 MEDIA_ID = "a" * 64
 
 

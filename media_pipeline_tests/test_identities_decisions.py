@@ -12,6 +12,8 @@ from media_pipeline.results._identity_samples import SampleTrack
 from media_pipeline.storage.identities import Decisions
 from media_pipeline_tests._identity_home import PERSONS, VOICES, Face, IdentityHome, identity_home, look, media_id
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 
 @pytest.fixture
 def home(tmp_path: Path) -> IdentityHome:
@@ -48,6 +50,15 @@ def test_a_name_stays_through_clustering_and_models(home: IdentityHome) -> None:
     assert home.who() == before
     assert identities.find("alice müller") == home.of("a0")
     assert identities.find("ALICE MÜLLER") == home.of("a0")
+
+
+def test_an_accent_is_the_same_however_the_keyboard_composes_it(home: IdentityHome) -> None:
+    identities = home.identities()
+    identities.name(home.of("a0"), "Jose\u0301")
+    assert identities.name_of(home.of("a0")) == "Jos\u00e9"
+    assert identities.find("Jose\u0301") == identities.find("JOS\u00c9") == home.of("a0")
+    with pytest.raises(UsageError, match="is the name of person"):
+        identities.name(home.of("b0"), "Jos\u00e9")
 
 
 def test_new_tracks_join_a_named_identity(home: IdentityHome) -> None:
@@ -97,7 +108,7 @@ def test_which_name_survives_a_merge(home: IdentityHome) -> None:
     assert identities.name_of(a) == "Bob"  # of two named ones that of the first
     with pytest.raises(UsageError, match="there is no person 'Carl'; `media-pipeline persons` lists them"):
         identities.find("Carl")
-    with pytest.raises(UsageError, match="cannot be merged with itself"):
+    with pytest.raises(UsageError, match="already: nothing to merge"):
         identities.merge(a, [b])
 
 

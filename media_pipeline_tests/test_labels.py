@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -249,7 +250,13 @@ def test_own_sets_and_the_fingerprint(tmp_path: Path) -> None:
         ("", "pets.yaml: "),
         ("- a\n- b\n", "line 1: "),
         ("a: \x00", "pets.yaml"),
-        ("x" * 1_000_001, "more than 1,000,000 bytes"),
+        ("x" * 250_001, "more than 250,000 bytes"),
+        ("[" * 5000, "nested too deeply"),
+        ("&a [*a]", "recursive"),
+        (OWN.replace("name: pets", "name: 2020-99-99"), "line 2: name: "),
+        (OWN.replace("version: 1", "version: !!timestamp hello"), "line 3: version: "),
+        (OWN.replace("[a dog]", f"[{'a dog, ' * 101}]"), "at most 100 items"),
+        (OWN + "".join(f"  - {{name: dog{i}, prompts: {{en: [a dog]}}}}\n" for i in range(500)), "at most 500 items"),
     ],
 )
 def test_a_wrong_set_names_file_and_line(tmp_path: Path, text: str, cause: str) -> None:
@@ -257,6 +264,20 @@ def test_a_wrong_set_names_file_and_line(tmp_path: Path, text: str, cause: str) 
     (tmp_path / "label_sets" / "pets.yaml").write_text(text)
     with pytest.raises(ModelUnavailable, match=rf"pets\.yaml.*{cause}" if not cause.startswith("pets") else cause):
         choose(LabelsOptions(), store(tmp_path / "models"))
+
+
+def test_labels_may_be_words_that_yaml_takes_for_truth_values(tmp_path: Path) -> None:
+    (tmp_path / "pets.yaml").write_text(OWN.replace("name: dog", "name: no"))
+    (tmp_path / "._pets.yaml").write_bytes(b"\x00\x05\x16\x07")  # what a file manager puts beside it
+
+    (pets,) = load_sets(tmp_path, ("pets",))
+    assert [label.name for label in pets.labels] == ["no"]
+
+
+def test_a_pipe_is_no_label_set(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pets.yaml")
+    with pytest.raises(ModelUnavailable, match="this is not a file"):
+        load_sets(tmp_path)
 
 
 def test_wrong_options_say_why(tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from media_pipeline.errors import ModelUnavailable
 from media_pipeline_tests._logo_pictures import jpeg, logo, overlap, photo, place
 from media_pipeline_tests._ocr_pages import MEDIA_ID, PictureFrame, blank, slide
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 SHARED = Path(__file__).parents[2] / "shared" / "media"
 SIZE = (640, 400)
 
@@ -244,9 +246,9 @@ def test_a_transparent_logo_is_found_on_the_background_it_is_made_for(
 
 
 def test_preview_counts_frames() -> None:
-    rows = [{"media_id": "a", "frame_index": i, "logo": name} for i, name in enumerate(["b", "a", "b"])]
+    rows = [{"media_id": "a", "frame_index": i, "logo": name} for i, name in enumerate(["b", "<a>", "b"])]
 
-    assert logos.preview(pa.Table.from_pylist(rows, schema=logos.SCHEMA)) == "a (1 frame), b (2 frames)"
+    assert logos.preview(pa.Table.from_pylist(rows, schema=logos.SCHEMA)) == r"\<a\> (1 frame), b (2 frames)"
     assert logos.preview(logos.SCHEMA.empty_table()) == "no logo"
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from media_pipeline.analyzers import _ocr_weights, ocr
+from media_pipeline.analyzers._markdown import escaped
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import Image
 from media_pipeline.analyzers.ocr import ANALYZER, OcrOptions
@@ -256,3 +257,11 @@ def test_preview_shows_first_lines_without_markup() -> None:
     assert shown.startswith(r"\<b\>\*1\*\</b\>")
     assert shown.endswith("7 different lines")
     assert ocr.preview(ocr.SCHEMA.empty_table()) == "no text"
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [("https://evil.example", r"https\://evil\.example"), ("a@b.example", r"a\@b\.example"), ("a\n===", r"a \=\=\=")],
+)
+def test_bare_addresses_and_lines_of_a_medium_are_no_markdown(text: str, shown: str) -> None:
+    assert escaped(text) == shown

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+import threading
 import time
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 
 from media_pipeline.config import SqlLimits
 from media_pipeline.errors import QueryRejected
-from media_pipeline.storage.query import run_query
+from media_pipeline.storage.query import _time_limit, run_query
 from media_pipeline_tests._library import Library
 
 LIMITS = SqlLimits()
@@ -233,6 +234,13 @@ def test_memory_is_limited(library: Library, tmp_path: Path, sql: str, monkeypat
 def test_the_size_of_the_answer_is_limited(library: Library) -> None:
     with pytest.raises(QueryRejected, match="the result is larger than the memory"):
         ask(library, "SELECT repeat('x', 1000) FROM range(900000)", SqlLimits(max_memory_bytes=64 * 1024**2))
+
+
+def test_the_clock_of_a_query_ends_with_it(library: Library) -> None:
+    with library.catalog.connect() as connection:
+        with _time_limit(connection, 60):
+            pass
+        assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
 def test_rows_are_limited_and_never_cut_silently(library: Library) -> None:

@@ -105,11 +105,6 @@ def test_columns_share_the_lines() -> None:
     assert right
 
 
-def test_breathy_voices_are_the_same_every_time_too() -> None:
-    first, _, again = (speak(text, voice="en-us+f3") for text in ("The garden", "in summer", "The garden"))
-    assert np.array_equal(first, again)
-
-
 def test_speech_is_speech(tmp_path: Path) -> None:
     """The gate of the product hears a voice in it, and neither in the tone nor in the room."""
     from faster_whisper.vad import get_speech_timestamps

@@ -423,6 +423,7 @@ def test_a_server_that_wants_an_hour_is_not_waited_for(chat: Chat) -> None:
         (status(302, Location="http://127.0.0.1:9/v1"), 1, "redirects are not followed"),
         (status(418), 1, "status 418"),
         (lambda h: send(h, 200, b"<html>login</html>", "text/html"), 1, "text/html, not JSON"),
+        (lambda h: send(h, 200, b"{}", f"\x1b[31m{KEY}/x"), 1, "another type, not JSON"),
         (lambda h: send(h, 200, b'{"choices": [{"mess'), 1, "no chat completion"),
         (lambda h: send(h, 200, {"choices": []}), 1, "no chat completion"),
         (lambda h: send(h, 200, [1, 2]), 1, "no chat completion"),
@@ -524,6 +525,10 @@ def test_one_question_at_a_time(chat: Chat) -> None:
     [
         ({"endpoint": "ftp://127.0.0.1/v1"}, "not an address"),
         ({"endpoint": "127.0.0.1:11434"}, "not an address"),
+        ({"endpoint": " http://127.0.0.1/v1"}, "not an address"),
+        ({"endpoint": "http://127.0.0.1/v1\r\nX-A: b"}, "not an address"),
+        ({"endpoint": "http://127.0.0.1\t.example.org/v1"}, "not an address"),
+        ({"endpoint": "http://127.0.0.1/v1", "timeout_s": "inf"}, "less than or equal to 86400"),
         ({"endpoint": "http://127.0.0.1:99999/v1"}, "not an address"),
         ({"endpoint": f"https://me:{KEY}@127.0.0.1/v1"}, "keys do not belong"),
         ({"endpoint": f"http://127.0.0.1/v1?key={KEY}"}, "keys do not belong"),

@@ -357,5 +357,10 @@ def test_preview_shows_the_first_sentences() -> None:
         {"media_id": "m", "start_s": 3725.0, "end_s": 3726.0, "text": "Guten Tag.", "draft": False},
         {"media_id": "m", "start_s": 3730.0, "end_s": 3731.0, "text": "x" * 400, "draft": False},
     ]
-    assert preview(pa.Table.from_pylist(rows, transcript.SCHEMA)) == "1:02:05 Guten Tag."
+    assert preview(pa.Table.from_pylist(rows, transcript.SCHEMA)) == r"1:02:05 Guten Tag\."
     assert preview(pa.Table.from_pylist([], transcript.SCHEMA)) == "no speech"
+
+
+def test_what_is_said_becomes_no_markup_in_the_preview() -> None:
+    row = {"media_id": "m", "start_s": 5.0, "end_s": 6.0, "text": "[here](http://x) <img>", "draft": False}
+    assert preview(pa.Table.from_pylist([row], schema=transcript.SCHEMA)) == r"0:05 \[here\]\(http\://x\) \<img\>"

@@ -14,6 +14,8 @@ from media_pipeline.storage.catalog import Catalog
 from media_pipeline.storage.query import run_query
 from media_pipeline_tests._identity_home import ADDED, TABLES, VOICES, Face, IdentityHome, identity_home, media_id
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 CONTRACT = {
     "faces": "media_id, frame_index, pts_s, face_index, score, x1, y1, x2, y2, embedding, person_id",
     "speakers": "media_id, turn_index, start_s, end_s, speaker, voice_id, embedding",

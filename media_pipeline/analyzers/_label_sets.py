@@ -35,7 +35,7 @@ Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, m
 
 SHIPPED = Path(__file__).parent / "label_sets"
 BACKGROUND = "background.yaml"
-_MAX_BYTES = 1_000_000
+_MAX_BYTES = 250_000
 _MAX_LABELS, _MAX_PROMPTS = 500, 100  # CLIP reads a caption in 50 ms
 
 

@@ -21,6 +21,7 @@ from pydantic import BaseModel, Field, SecretStr, ValidationError
 log = logging.getLogger(__name__)
 
 _RETRIED = frozenset({408, 425, 429, 500, 502, 503, 504, 529})
+_NAMED_TYPES = ("text/html", "text/plain", "text/event-stream")
 _MAX_ANSWER_BYTES = 1 << 20  # some models think aloud at length; no answer is a megabyte
 _CONNECT_S = 10.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0  # between attempts; a server that wants longer is asked another day
@@ -197,9 +198,11 @@ class ChatClient:
         if status != 200:
             is_down = status in (401, 403, 404, 405) or 300 <= status < 400
             raise EndpointError(f"the server {self._name} refused with status {status}{_hint(status)}", is_down=is_down)
-        kind = headers.get("content-type", "")
-        if "json" not in kind.partition(";")[0]:
-            raise EndpointError(f"the server {self._name} answered with {kind[:40] or 'no type'}, not JSON")
+        kind = headers.get("content-type", "").partition(";")[0].strip()
+        if "json" not in kind:
+            # Not in the server's words: it may say our key in them.
+            shown = kind if kind in _NAMED_TYPES else "another type"
+            raise EndpointError(f"the server {self._name} answered with {shown}, not JSON")
         try:
             return _Completion.model_validate_json(content)
         except ValidationError:
@@ -246,7 +249,7 @@ def _retry_after_s(headers: httpx.Headers) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (when.replace(tzinfo=when.tzinfo or UTC) - datetime.now(UTC)).total_seconds())
 

@@ -23,7 +23,7 @@ class SummaryOptions(Options):
     endpoint_model: str | None = Field(None, exclude=True, description="the model's name on that server")
     allow_remote: bool = Field(False, exclude=True, description="text of media may be sent to another machine")
     answer_language: str = Field("auto", pattern=r"^(auto|[a-z]{2,3})$", description="ISO 639-1, or that of the text")
-    timeout_s: float = Field(120.0, gt=0, exclude=True, description="seconds for one answer")
+    timeout_s: float = Field(120.0, gt=0, le=86_400, exclude=True, description="seconds for one answer")
     max_retries: int = Field(3, ge=0, le=10, exclude=True, description="further attempts after a passing failure")
     parallel_calls: int = Field(1, ge=1, exclude=True, description="questions to the server at a time")
     max_call_tokens: int = Field(3000, ge=500, description="tokens of one question: what the model's context holds")
@@ -37,7 +37,9 @@ class SummaryOptions(Options):
             return None
         try:
             url = urlsplit(value)
-            usable = url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
+            # urlsplit passes over blanks and control characters; what sends the text reads them otherwise.
+            plain = value.isascii() and value.isprintable() and " " not in value and "\\" not in value
+            usable = plain and url.scheme in ("http", "https") and url.hostname and (url.port is None or url.port > 0)
         except ValueError:
             usable = False
         if not usable:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 from pydantic import ValidationError
 
+from media_pipeline.analyzers._markdown import escaped
 from media_pipeline.analyzers._registry import registry
 from media_pipeline.analyzers._spec import AnalyzerSpec, Medium, ModelChoice, Options
 from media_pipeline.config import Settings
@@ -332,7 +333,7 @@ def media_row(known: KnownMedium, facts: MediaFacts) -> dict[str, Any]:
 
 
 def describe(facts: MediaFacts) -> str:
-    """One line for people: "video, 1280 x 720, 11.0 s, h264 + aac"."""
+    """One line of Markdown for people: "video, 1280 x 720, 11.0 s, h264 + aac"."""
     parts: list[str] = [facts.kind]
     if facts.width and facts.height:
         parts.append(f"{facts.width} x {facts.height}")
@@ -342,7 +343,7 @@ def describe(facts: MediaFacts) -> str:
     if codecs:
         parts.append(codecs)
     if facts.camera:
-        parts.append(facts.camera)
+        parts.append(escaped(facts.camera))
     if facts.captured_at:
         parts.append(facts.captured_at.strftime("%Y-%m-%d %H:%M"))
-    return ", ".join(parts + [f"warning: {w}" for w in facts.warnings[:2]])
+    return ", ".join(parts + [f"warning: {escaped(w)}" for w in facts.warnings[:2]])

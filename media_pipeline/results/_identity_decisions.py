@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -56,6 +57,7 @@ def find(kind: Kind, tables: Tables, decisions: Decisions, given: str) -> str:
     Raises:
         UsageError: there is none.
     """
+    given = given.encode(errors="replace").decode()  # bytes that are no UTF-8: lone surrogates, which SQLite refuses
     named = decisions.named(kind.name, given)
     if named is not None:
         return named
@@ -117,10 +119,10 @@ def name(kind: Kind, tables: Tables, decisions: Decisions, given: str, new: str)
 
 def merge(kind: Kind, tables: Tables, decisions: Decisions, given: str, others: Sequence[str]) -> str:
     into = find(kind, tables, decisions, given)
-    parts = list(dict.fromkeys(find(kind, tables, decisions, other) for other in others))
+    parts = {find(kind, tables, decisions, other): other for other in others}
     if into in parts:
-        raise UsageError(f"{given!r} cannot be merged with itself", f"name another {kind.name}")
-    _join(kind, tables, decisions, into, parts)
+        raise UsageError(f"{parts[into]!r} is {given!r} already: nothing to merge", f"name another {kind.name}")
+    _join(kind, tables, decisions, into, list(parts))
     return into
 
 
@@ -235,7 +237,7 @@ def _pin(kind: Kind, row: dict[str, Any], identity: str) -> Pin:
 
 def _checked(kind: Kind, new: str) -> str:
     """The name as it is kept: no id, no control characters, not too long."""
-    cleaned = " ".join(new.split())
+    cleaned = unicodedata.normalize("NFC", " ".join(new.split()))  # one spelling, in SQL too
     if not cleaned or len(cleaned) > MAX_NAME_CHARS or not cleaned.isprintable():
         raise UsageError(
             f"{new!r} cannot be a name", f"a name has 1 to {MAX_NAME_CHARS} printable characters on one line"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from contextlib import closing
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ def embed_sample(kind: Kind, path: Path, settings: Settings, models: ModelStore)
         InputError: it cannot be decoded.
         ModelUnavailable: the analyzer has no model here, with the remedy.
     """
+    if not path.is_file():
+        raise UsageError(f"{path} is not a file", "name a recording or a picture")
     spec = registry()[kind.source]
     options = options_for(spec, settings)
     choice = spec.choose(options, models)
@@ -54,13 +57,12 @@ def embed_sample(kind: Kind, path: Path, settings: Settings, models: ModelStore)
         raise result.error
     rows = result.rows if result.rows is not None else spec.schema.empty_table()
     track = _only_one(kind, rows, path)
-    return SampleTrack(path.name, track.model, track.vector)
+    name = path.name.encode(errors="replace").decode()  # it is stored, and may hold bytes that are no UTF-8
+    return SampleTrack(name, track.model, track.vector)
 
 
 def _decoded(path: Path, folder: Path, settings: Settings) -> CacheEntry:
-    if not path.is_file():
-        raise UsageError(f"{path} is not a file", "name a recording or a picture")
-    media_id = hashlib.sha256(str(path).encode()).hexdigest()
+    media_id = hashlib.sha256(os.fsencode(path)).hexdigest()
     cache = Cache(folder, settings.cache_max_bytes)
     with closing(Decoder(cache, settings.decode, settings.sampling, workers=1)) as decoder:
         decoded = next(decoder.decode([DecodeJob(media_id, path)]))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import sqlite3
 import time
+import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -280,8 +281,8 @@ _PINS = "SELECT media_id, track, at_s, box, identity_id, pin_id FROM pins WHERE 
 
 
 def fold(name: str) -> str:
-    """Names that differ in this are different."""
-    return " ".join(name.split()).casefold()
+    """Names that differ in this are different; how a keyboard composes an accent makes no difference."""
+    return unicodedata.normalize("NFC", " ".join(name.split()).casefold())
 
 
 def _pin(row: Sequence[Any]) -> Pin:

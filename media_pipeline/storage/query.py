@@ -121,6 +121,7 @@ def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterat
         yield
     finally:
         timer.cancel()
+        timer.join()  # alive while the interpreter ends, it would have DuckDB complain of leaks on the terminal
 
 
 @contextmanager

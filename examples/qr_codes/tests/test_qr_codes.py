@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import pyarrow as pa
 import pytest
-from media_pipeline_qr_codes import ANALYZER, QrCodesOptions
+from media_pipeline_qr_codes import ANALYZER, QrCodesOptions, preview
 
 from media_pipeline.analyzers import Image, Medium
 
@@ -58,3 +59,8 @@ def test_boxes_are_in_pixels_of_the_displayed_picture() -> None:
 @pytest.mark.parametrize("shape", [(1, 1), (1, 4000), (20, 20), (21, 21), (720, 1280)])
 def test_pictures_without_a_code_have_no_rows(shape: tuple[int, int]) -> None:
     assert found(np.random.default_rng(0).integers(0, 255, (*shape, 3), dtype=np.uint8)) == []
+
+
+def test_preview_is_code_whatever_a_code_says() -> None:
+    rows = [dict.fromkeys(ANALYZER.schema.names) | {"media_id": "a", "text": "a\n\n[x](http://y) `b`"}]
+    assert preview(pa.Table.from_pylist(rows, schema=ANALYZER.schema)) == "`a [x](http://y) b`"

@@ -97,7 +97,8 @@ def _codes(image: Image, options: QrCodesOptions) -> Iterator[Code]:
 def preview(rows: pa.Table) -> str:
     """What the codes say, for people."""
     texts = list(dict.fromkeys(rows["text"].to_pylist()))
-    return "  \n".join(f"`{text[:80].replace('`', ' ')}`" for text in texts[:4]) or "no code"
+    # As code and in one line: it is shown as Markdown, and nobody vouches for what stands in a code.
+    return "  \n".join(f"`{' '.join(text[:80].replace('`', ' ').split())}`" for text in texts[:4]) or "no code"
 
 
 ANALYZER = AnalyzerSpec(
