@@ -238,9 +238,10 @@ def test_the_size_of_the_answer_is_limited(library: Library) -> None:
 
 def test_the_clock_of_a_query_ends_with_it(library: Library) -> None:
     with library.catalog.connect() as connection:
-        with _time_limit(connection, 60):
-            pass
-        assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
+        for _ in range(100):  # a thread that is merely told to end is mostly, not always, still there
+            with _time_limit(connection, 60):
+                pass
+            assert not [thread for thread in threading.enumerate() if isinstance(thread, threading.Timer)]
 
 
 def test_rows_are_limited_and_never_cut_silently(library: Library) -> None:

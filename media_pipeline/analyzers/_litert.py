@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -44,11 +47,36 @@ class LiteRtModel:
             from ai_edge_litert.interpreter import Interpreter
 
             try:
-                interpreter = Interpreter(str(self._file), num_threads=self._threads)
-                interpreter.allocate_tensors()
+                with _greeting_swallowed():
+                    interpreter = Interpreter(str(self._file), num_threads=self._threads)
+                    interpreter.allocate_tensors()
             except (ValueError, RuntimeError) as error:
                 raise ModelUnavailable(
                     f"{self._file.name} cannot be run: {str(error)[:200]}", "remove the file and get the model again"
                 ) from None
             self._local.interpreter = interpreter
         return self._local.interpreter
+
+
+_greeting = threading.Lock()
+_greeted = False
+
+
+@contextmanager
+def _greeting_swallowed() -> Iterator[None]:
+    """LiteRT greets on standard error when the first interpreter of a process is made; no setting of it stops that."""
+    global _greeted
+    with _greeting:
+        if _greeted:
+            kept = None
+        else:
+            kept, _greeted = os.dup(2), True
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, 2)
+            os.close(nowhere)
+        try:
+            yield
+        finally:
+            if kept is not None:
+                os.dup2(kept, 2)
+                os.close(kept)

@@ -85,7 +85,8 @@ class OnnxEngine:
         height, width = image.shape[:2]
         size = tuple(max(_STRIDE_PX, round(side / _STRIDE_PX) * _STRIDE_PX) for side in (width, height))
         resized: Any = image if size == (width, height) else cv2.resize(image, size)
-        return _run(self._det, _normalised(resized[:, :, ::-1])[None])[0, 0]
+        probability: Floats = _run(self._det, _normalised(resized[:, :, ::-1])[None])[0, 0]
+        return probability
 
     def recognise(self, lines: Sequence[Image]) -> list[Reading]:
         widths = [_line_width(line) for line in lines]
