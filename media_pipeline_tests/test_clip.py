@@ -41,7 +41,7 @@ def test_the_catalogue_has_both_models() -> None:
 def test_missing_weights_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable) as error:
         choose_clip(None, store(tmp_path))
-    assert error.value.remedy == f"run `media-pipeline models pull {STANDARD}`"
+    assert error.value.remedy == f"run `MEDIA_PIPELINE_OFFLINE=0 media-pipeline models pull {STANDARD}`"
     with pytest.raises(ModelUnavailable, match=r"tier is embedded.*models pull"):
         choose_clip(None, store(tmp_path, "embedded"))
     with pytest.raises(ModelUnavailable, match="no model is called"):

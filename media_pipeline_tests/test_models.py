@@ -208,6 +208,12 @@ def test_offline_and_embedded_never_ask(
     assert caplog.records == []
 
 
+def test_the_remedy_is_a_command_that_works_in_these_settings(tmp_path: Path, hub: Hub) -> None:
+    assert store(tmp_path, hub.url).remedy("toy") == "run `media-pipeline models pull toy`"
+    offline = store(tmp_path, hub.url, offline=True).remedy("toy")
+    assert offline == "run `MEDIA_PIPELINE_OFFLINE=0 media-pipeline models pull toy`"
+
+
 def test_offline_refuses_to_pull(tmp_path: Path, hub: Hub) -> None:
     with pytest.raises(ModelUnavailable, match="MEDIA_PIPELINE_OFFLINE is set"):
         store(tmp_path, hub.url, offline=True).pull("toy")

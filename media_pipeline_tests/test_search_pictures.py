@@ -157,7 +157,7 @@ def test_without_weights_the_same_picture_is_found(tmp_path: Path, caplog: pytes
     with caplog.at_level(logging.WARNING):
         (hit,) = by_image(home, path)
     assert (hit.name, hit.frame_index, hit.why, hit.score) == ("one.mp4", 4, "same picture", 1 - 2 / 64)
-    assert "run `media-pipeline models pull ViT-B-32-laion2b` and analyse the media again" in caplog.text
+    assert "media-pipeline models pull ViT-B-32-laion2b` and analyse the media again" in caplog.text
 
 
 def test_vectors_of_a_model_that_is_gone(home: TextHome, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

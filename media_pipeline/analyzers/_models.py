@@ -142,7 +142,11 @@ class ModelStore:
 
     def remedy(self, name: str) -> str:
         """The command that mends it."""
-        return f"run `media-pipeline models pull {name}`" if name in self._catalog else "give the path of a folder"
+        if name not in self._catalog:
+            return "give the path of a folder"
+        # With the setting on, the command alone would be refused.
+        allowed = "MEDIA_PIPELINE_OFFLINE=0 " if self._offline else ""
+        return f"run `{allowed}media-pipeline models pull {name}`"
 
     def pull(self, name: str, progress: Progress | None = None) -> Path:
         """Download a catalogued model, continue where an earlier attempt stopped, and return its folder.

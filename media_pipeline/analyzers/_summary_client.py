@@ -27,6 +27,7 @@ _CONNECT_S = 10.0
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0  # between attempts; a server that wants longer is asked another day
 _REST_S = 60.0  # after a failure that is the server's, it is not asked again for that long
 _BYTES_PER_TOKEN = 4  # of English; other languages and scripts need more bytes and more tokens alike
+_MOST_TOKENS = 10_000_000  # no server counts more for one answer; beyond it the count is a lie
 
 
 class EndpointError(Exception):
@@ -103,8 +104,8 @@ class _Choice(BaseModel):
 
 
 class _Usage(BaseModel):
-    prompt_tokens: int | None = Field(None, ge=0)
-    completion_tokens: int | None = Field(None, ge=0)
+    prompt_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
+    completion_tokens: int | None = Field(None, ge=0, le=_MOST_TOKENS)
 
 
 class _Completion(BaseModel):

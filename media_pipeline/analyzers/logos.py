@@ -71,7 +71,10 @@ def choose(options: LogosOptions, store: ModelStore) -> ModelChoice:
         ModelUnavailable: there is no picture in the folder.
     """
     folder = Path(options.folder).expanduser().absolute() if options.folder else store.own_folder("logos")
-    files = pictures_in(folder) if folder.is_dir() else []
+    try:
+        files = pictures_in(folder) if folder.is_dir() else []
+    except OSError as error:
+        raise ModelUnavailable(f"{folder} cannot be read: {error.strerror}", f"chmod u+rX '{folder}'") from None
     if not files:
         raise ModelUnavailable("there is no logo to look for", f"put pictures of logos into {folder}")
     return ModelChoice(

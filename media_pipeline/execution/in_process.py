@@ -85,9 +85,7 @@ class InProcessExecutor:
         """Gives the memory of all models back."""
         self._models.clear()
         gc.collect()
-        # glibc keeps what is freed between blocks still in use; a C library without the call keeps less.
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).malloc_trim(0)
+        _give_back()
 
     def _results(
         self, spec: AnalyzerSpec, model: Any, options: Options, batches: Iterable[Batch]
@@ -112,6 +110,7 @@ class InProcessExecutor:
             return self._models[key], False
         one_thread_per_call()
         self._models[key] = spec.load(choice, self.device, options)
+        _give_back()  # what loading took on top: files read, weights converted
         return self._models[key], True
 
 
@@ -143,6 +142,12 @@ class Meter:
             wall_s=time.perf_counter() - self._wall,
             load_s=self._load_s,
         )
+
+
+def _give_back() -> None:
+    """glibc keeps what is freed between blocks still in use; a C library without the call keeps less."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _batched(media: Iterable[Medium], size: int) -> Iterator[Batch]:
