@@ -121,6 +121,7 @@ def test_bad_media_are_failed_while_the_others_are_done(instance, job, keys) -> 
     assert runner.around == ["begin", "finish", "end"]
 
 
+@pytest.mark.slow
 def test_a_lower_tier_is_said_once_per_stage_in_the_run(instance, job, keys, monkeypatch) -> None:
     plain = ScriptedRunner._outcome
 
@@ -133,6 +134,7 @@ def test_a_lower_tier_is_said_once_per_stage_in_the_run(instance, job, keys, mon
     assert said == ["ocr: a smaller model was taken"]
 
 
+@pytest.mark.slow
 def test_without_a_model_the_run_is_green_and_the_partition_missing(instance, job, keys) -> None:
     result = run(job, instance, ScriptedRunner(unavailable={("transcript", keys[1])}), keys)
     assert result.success
@@ -141,6 +143,7 @@ def test_without_a_model_the_run_is_green_and_the_partition_missing(instance, jo
     assert len(warnings) == 1
 
 
+@pytest.mark.slow
 def test_without_a_model_it_stays_missing_even_when_the_run_fails(instance, job, keys) -> None:
     runner = ScriptedRunner(unavailable={("transcript", keys[1])}, failed={("ocr", keys[2])})
     assert not run(job, instance, runner, keys).success
@@ -148,6 +151,7 @@ def test_without_a_model_it_stays_missing_even_when_the_run_fails(instance, job,
     assert shown(instance, "ocr", keys) == dict.fromkeys(keys, "done") | {keys[2]: "failed"}
 
 
+@pytest.mark.slow
 def test_a_partition_made_by_hand_is_failed_with_a_reason(instance, job, keys) -> None:
     result = run(job, instance, ScriptedRunner(unknown={keys[0]}), keys)
     assert not result.success
@@ -155,6 +159,7 @@ def test_a_partition_made_by_hand_is_failed_with_a_reason(instance, job, keys) -
     assert f"{keys[0]}: no medium of this home" in failure.step_failure_data.user_failure_data.description
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("tags", "selection", "redone"),
     [
@@ -180,6 +185,7 @@ def test_what_stands_is_made_anew_only_where_asked_for(instance, job, keys, tags
         }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tags", [{BACKFILL_ID_TAG: "abc"}, {FORCE_TAG: "false", PARENT_RUN_ID_TAG: "abc"}])
 def test_a_persons_second_try_repeats_failures_and_fills_gaps_from_the_ledger(instance, job, keys, tags) -> None:
     runner = ScriptedRunner(failed={("ocr", keys[0])})
@@ -193,6 +199,7 @@ def test_a_persons_second_try_repeats_failures_and_fills_gaps_from_the_ledger(in
     assert shown(instance, "ocr", keys[:2]) == dict.fromkeys(keys[:2], "done")
 
 
+@pytest.mark.slow
 def test_only_retryable_errors_are_retried(instance, job, keys, monkeypatch) -> None:
     monkeypatch.setattr("media_pipeline.assets.stages.RETRY_WAIT_S", 0)
     conflict = StorageConflict("writers collided")
@@ -210,6 +217,7 @@ def test_only_retryable_errors_are_retried(instance, job, keys, monkeypatch) -> 
     assert failure.step_failure_data.user_failure_data.description == "no room left; make room"
 
 
+@pytest.mark.slow
 def test_materializations_show_what_a_person_likes(instance, job, keys) -> None:
     run(job, instance, ScriptedRunner(), keys[:1])
     [record] = instance.fetch_materializations(
@@ -228,6 +236,7 @@ def test_materializations_show_what_a_person_likes(instance, job, keys) -> None:
 # --- submitting in process ------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_scattered_keys_are_run_in_adjacent_pieces(instance, job, keys) -> None:
     seen: list[tuple[str, Outcome]] = []
     runner = ScriptedRunner(failed={("ocr", keys[5])})

@@ -94,6 +94,7 @@ def test_any_span_is_the_same_as_in_the_whole(tmp_path: Path) -> None:
         assert all(len(block) == round(seconds * SAMPLE_RATE) for block in blocks[:-1])
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     minute = _synth.tone(60.0, rate=SAMPLE_RATE)
     sink = write(tmp_path, *((i * 60.0, minute) for i in range(5)), rate=SAMPLE_RATE)

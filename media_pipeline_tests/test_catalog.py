@@ -197,6 +197,7 @@ def test_maintenance_leaves_only_what_the_new_warehouse_names(library: Library) 
     assert published(library, "SELECT count(*) FROM media") == [(3,)]
 
 
+@pytest.mark.slow
 def test_maintenance_while_a_user_has_the_warehouse_open_for_writing(library: Library) -> None:
     library.put_media("a")
     library.catalog.publish()
@@ -214,6 +215,7 @@ def test_maintenance_while_a_user_has_the_warehouse_open_for_writing(library: Li
     assert published(library, "SELECT count(*) FROM media") == [(1,)]
 
 
+@pytest.mark.slow
 def test_publishing_at_the_same_time(library: Library) -> None:
     library.put_media("a")
     failures: list[BaseException] = []

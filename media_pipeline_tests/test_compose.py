@@ -52,6 +52,7 @@ def test_old_and_new_compose_read_it() -> None:
     assert set(COMPOSE) == {"services", "volumes"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", [("docker-compose",), ("docker", "compose")], ids=" ".join)
 def test_compose_itself_accepts_it(tool: tuple[str, ...]) -> None:
     if shutil.which(tool[0]) is None or subprocess.run([*tool, "version"], capture_output=True).returncode != 0:

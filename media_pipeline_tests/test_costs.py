@@ -81,6 +81,7 @@ def _choose(_options: Options, _store: ModelStore) -> ModelChoice:
     return ModelChoice("none", "embedded", "0")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("low_memory", "loads"), [(False, 1), (True, 2)])
 def test_the_executor_reports_and_unloads(low_memory: bool, loads: int) -> None:
     loaded: list[int] = []

@@ -248,6 +248,7 @@ def test_a_bomb_behind_a_good_first_page_is_refused(bench: Bench, tmp_path: Path
     assert isinstance(bench.error(path), LimitExceeded)
 
 
+@pytest.mark.slow
 def test_more_frames_than_allowed_end_a_video(tmp_path: Path) -> None:
     path = _synth.movie(tmp_path / "v.mp4", [_synth.scene(1, i) for i in range(30)])
     limits = DecodeLimits(max_frames=20)

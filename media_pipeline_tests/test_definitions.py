@@ -67,6 +67,7 @@ def test_loading_brings_no_model_library() -> None:
     assert out.strip() == "[]"
 
 
+@pytest.mark.slow
 def test_resources_and_sensors_are_ours_whatever_lies_in_site_packages(tmp_path: Path) -> None:
     for name in ("resources", "sensors"):
         (tmp_path / name).mkdir()

@@ -111,6 +111,7 @@ SEQUENCES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", SEQUENCES)
 @pytest.mark.parametrize("swapped", [False, True])
 def test_videos_match_over_several_frames_in_order(library: Library, case: str, swapped: bool) -> None:

@@ -143,6 +143,7 @@ def test_thresholds_for_every_model_there_is() -> None:
         same_person_cosine("unheard-of@0123456789ab")
 
 
+@pytest.mark.slow
 def test_thresholds_load_no_model_library() -> None:
     code = "import sys; import media_pipeline.analyzers._face_identity; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)

@@ -34,6 +34,7 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterIns
         yield made
 
 
+@pytest.mark.slow
 def test_the_checkout_and_every_home_have_the_same_configuration(instance) -> None:
     assert (ROOT / "dagster.yaml").read_text() == instance_template()
     assert (Path(instance.root_directory) / "dagster.yaml").read_text() == instance_template()
@@ -50,6 +51,7 @@ def test_the_configuration_is_what_it_says(instance) -> None:
     assert "sensor" in instance.get_settings("retention")
 
 
+@pytest.mark.slow
 def test_it_lies_in_the_home_that_was_asked_for(tmp_path: Path, monkeypatch, instance) -> None:
     monkeypatch.setenv("MEDIA_PIPELINE_HOME", str(tmp_path / "elsewhere"))
     with open_instance(load_settings(home=tmp_path / "asked")) as asked:

@@ -112,6 +112,7 @@ def test_vertical_label_beside_level_lines(model: Any, quarters: int, angle_deg:
     assert found["Revenue by year"] == pytest.approx(0, abs=3)
 
 
+@pytest.mark.slow
 def test_two_columns_are_read_one_after_the_other(model: Any) -> None:
     left = ["The first column tells", "of a fox that jumped", "over a sleeping dog", "and ran into the wood."]
     right = ["The second column has", "nothing to do with it", "and speaks of quite", "another kind of bird."]
@@ -123,6 +124,7 @@ def test_two_columns_are_read_one_after_the_other(model: Any) -> None:
     assert texts(read(model, PictureFrame(page))) == ["A headline over both of the columns", *left, *right]
 
 
+@pytest.mark.slow
 def test_small_text_in_a_large_picture_is_looked_for_closer(counting: CountingEngine) -> None:
     lines = ["Fußnote: Preise zuzüglich Versand", "Second line of small print"]
     rows = read(counting, PictureFrame(slide(lines, px=20, width=2560, height=640)))
@@ -192,6 +194,7 @@ def test_every_frame_is_read_when_reuse_is_off(counting: CountingEngine) -> None
     assert counting.lines_read == 2
 
 
+@pytest.mark.slow
 def test_threads_share_one_model_and_agree(model: Any) -> None:
     pages = [slide([f"Page number {n}"], width=480 + 32 * n, height=200) for n in range(3)]
     alone = [read(model, PictureFrame(p)) for p in pages]

@@ -153,6 +153,7 @@ def test_stopping_asks_first_and_kills_what_stays(said: list[tuple[str, str]]) -
     assert [child.process.returncode for child in (polite, stubborn)] == [0, -signal.SIGKILL]
 
 
+@pytest.mark.slow
 def test_children_die_with_a_parent_that_was_killed(tmp_path: Path) -> None:
     code = (
         "import os, sys; from media_pipeline.cli._children import *;"

@@ -101,6 +101,7 @@ def test_a_medium_without_sound_has_no_rows() -> None:
     assert speakers(None) == []
 
 
+@pytest.mark.slow
 def test_the_gate_can_be_opened() -> None:
     rows = speakers(Sound(noise(30)), SpeakersOptions(speech_gate=False))
     assert (rows[0]["start_s"], rows[-1]["end_s"]) == (0, 30)
@@ -142,6 +143,7 @@ def test_few_or_equal_windows_are_one_voice(count: int) -> None:
     assert len(centroids_of(np.repeat(cloud(1, 1), count, axis=0), 0.63, 1, 10)) == 1
 
 
+@pytest.mark.slow
 def test_two_hours_of_speech_need_no_matrix_of_all_pairs() -> None:
     vectors = cloud(6, 3000)
     tracemalloc.start()

@@ -177,6 +177,7 @@ def test_speech_and_slides_come_in_order_of_appearance() -> None:
 # --- choice ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [GERMAN, ENGLISH], ids=["german", "english"])
 def test_the_main_topic_is_found(text: list[str]) -> None:
     rows = summarise(medium(transcript=spoken(plain(text))))
@@ -233,6 +234,7 @@ def test_a_picture_has_no_time() -> None:
     assert {(row["start_s"], row["end_s"]) for row in rows} == {(None, None)}
 
 
+@pytest.mark.slow
 def test_ten_hours_cost_no_more_than_the_cap(monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     whole = type(encoder()).encode

@@ -77,6 +77,7 @@ def reference(folder: Path, text: str, roberta: bool = False) -> Array:
     return np.asarray(pooled / np.linalg.norm(pooled), np.float32)
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_the_formula() -> None:
     expected = np.stack([reference(_embedded_folder(), text) for text in TEXTS])
     vectors = encoder().encode(TEXTS)
@@ -102,6 +103,7 @@ def test_nothing_to_encode() -> None:
     assert encoder().encode([]).shape == (0, 384)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["bert", "xlm-roberta"])
 def test_other_weights_through_the_same_code(tmp_path: Path, kind: str) -> None:
     folder = tiny_model(tmp_path / "tiny", kind)

@@ -155,6 +155,7 @@ def media_files(*folders: str) -> list[str]:
 NON_SPEECH = {"audio/noise1.wav", "audio/crunching.mp3", "audio/sine_mono_s16.wav", "speech/empty_no_speech.wav"}
 
 
+@pytest.mark.slow
 @needs_media
 @pytest.mark.parametrize("name", sorted(NON_SPEECH))
 @pytest.mark.parametrize("gain", [0.2, 1.0, 4.0])
@@ -163,6 +164,7 @@ def test_real_noise_does_not_pass(vad: SileroVad, name: str, gain: float) -> Non
     assert vad.spans(Sound(samples), Gate()) == []
 
 
+@pytest.mark.slow
 @needs_media
 @pytest.mark.parametrize("name", [n for n in media_files("speech", "voice_id", "emotion") if n not in NON_SPEECH])
 def test_real_speech_passes(vad: SileroVad, name: str) -> None:

@@ -126,6 +126,7 @@ def test_phrases(home: TextHome) -> None:
     assert find(home, '"annual meet"') == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "query",
     [
