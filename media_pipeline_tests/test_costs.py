@@ -9,6 +9,7 @@ import pytest
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
+from media_pipeline.execution import in_process
 from media_pipeline.execution.in_process import InProcessExecutor
 from media_pipeline.storage.costs import MEMORY_CPU_S, Cost, Costs, machine
 
@@ -96,6 +97,15 @@ def test_the_executor_reports_and_unloads(low_memory: bool, loads: int) -> None:
     assert all(c.cpu_s > 0 and c.wall_s > 0 for c in told)
     assert told[0].load_s is not None
     assert (told[1].load_s is None) == (not low_memory)
+
+
+def test_a_process_that_has_grown_large_keeps_no_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    loaded: list[int] = []
+    executor, spec = InProcessExecutor(1), _spec(loaded)
+    for limit in (1, 2**60, 2**60):
+        monkeypatch.setattr(in_process, "KEEP_MODELS_BELOW_BYTES", limit)
+        list(executor.run(spec, ModelChoice("none", "embedded", "0"), Options(), [Medium("a" * 64, "image")]))
+    assert len(loaded) == 2, "let go after the first run, kept after the second"
 
 
 def test_nothing_to_do_costs_nothing() -> None:

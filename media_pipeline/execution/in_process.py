@@ -12,6 +12,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import pyarrow as pa
 
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
@@ -19,6 +20,10 @@ from media_pipeline.analyzers._threads import one_thread_per_call
 from media_pipeline.errors import AnalyzerFailed, MediaPipelineError
 from media_pipeline.execution.rows import by_medium
 from media_pipeline.storage.costs import Cost
+
+# Resident memory of the process above which models do not stay for later batches: what the next analyzer needs on top
+# and the decoders beside it fit into 3 GB then, and Dagster, the views and the system into a server with 8.
+KEEP_MODELS_BELOW_BYTES = 2 * 1024**3
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +41,8 @@ class AnalyzerResult:
 class InProcessExecutor:
     """Threads over one shared model: the libraries release the interpreter lock while they compute.
 
-    Models stay loaded for later batches of the process, unless `low_memory` asks for the room. Memory is bounded: at
-    most two batches per thread are in flight, whatever the number of media.
+    Models stay loaded for later batches of the process, unless `low_memory` asks for the room or the process has grown
+    large. Memory is bounded: at most two batches per thread are in flight, whatever the number of media.
 
     Args:
         on_cost: told what each run of an analyzer took
@@ -78,7 +83,7 @@ class InProcessExecutor:
             del model
             if self._on_cost:
                 self._on_cost(meter.cost(spec, choice, self.device))
-            if self._low_memory:
+            if self._low_memory or psutil.Process().memory_info().rss > KEEP_MODELS_BELOW_BYTES:
                 self.unload()
 
     def unload(self) -> None:
