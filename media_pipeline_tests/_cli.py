@@ -15,6 +15,8 @@ from media_pipeline.execution.pipeline import Pipeline, table_schemas
 REPOSITORY = Path(__file__).resolve().parents[1]
 # What legitimately differs between two runs over the same files.
 VOLATILE = {"added_at", "at", "seconds", "run_id"}
+# Tables of who is who: the column that names a member within its medium, and the one with the identity.
+IDENTITIES = {"face_persons": ("track_index", "person_id"), "speaker_voices": ("speaker", "voice_id")}
 
 
 def environment(**extra: str) -> dict[str, str]:
@@ -44,12 +46,23 @@ def contents(home: Path) -> dict[str, list[str]]:
     """Every table's rows without what may differ, in a canonical order."""
     pipeline = Pipeline(load_settings(home=home))
     try:
-        return {
+        found = {
             name: sorted(_lines(pipeline.tables.read(name))) if pipeline.tables.exists(name) else []
             for name in table_schemas()
+            if name not in IDENTITIES
         }
+        found["analyses"] = [line.replace(str(home), "HOME") for line in found["analyses"]]  # in a remedy
+        return found | {name: _identities(pipeline.tables.read(name), *IDENTITIES[name]) for name in IDENTITIES}
     finally:
         pipeline.close()
+
+
+def _identities(table: pa.Table, member: str, identity: str) -> list[str]:
+    """Who belongs together. An id is that of the member who came first, and that is for the kills to decide."""
+    groups: dict[str, list[str]] = {}
+    for row in table.select(["media_id", member, identity]).to_pylist():
+        groups.setdefault(row[identity], []).append(f"{row['media_id']} {row[member]}")
+    return sorted(" + ".join(sorted(members)) for members in groups.values())
 
 
 def _lines(table: pa.Table) -> list[str]:
