@@ -131,6 +131,22 @@ def test_of_music_only_the_mean_is_kept(tmp_path: Path) -> None:
     np.testing.assert_array_equal(audio.read(1, 2, 0), audio.read(1, 2))
 
 
+@pytest.mark.parametrize("rest", [0.0, 0.05])
+def test_channels_that_cancel_each_other_out_are_heard(tmp_path: Path, rest: float) -> None:
+    voice = 0.5 * vowels(5)
+    sink = write(tmp_path, np.stack([voice, (rest - 1) * voice]))
+    assert sink.cancels
+    assert sink.channels == 1
+    assert [path.name for path in tmp_path.iterdir()] == [AUDIO_FILE]
+    assert sink.peak == pytest.approx(float(np.abs(voice).max()) * (1 - rest / 2), abs=1e-3)
+    heard = reader(tmp_path, sink).read(0, 5)
+    assert heard == pytest.approx((1 - rest / 2) * voice, abs=3 / 32768)
+
+
+def test_wide_stereo_does_not_cancel_itself_out(tmp_path: Path) -> None:
+    assert not write(tmp_path, music(5)).cancels
+
+
 def test_the_mean_is_what_ffmpeg_makes_of_stereo(tmp_path: Path) -> None:
     samples = music(3)
     write(tmp_path, samples)

@@ -130,6 +130,7 @@ def test_scanned_pages_are_compared_as_a_sequence(library: Library) -> None:
     assert set(library.pairs()) == {("b", "a")}
 
 
+@pytest.mark.slow
 def test_neither_order_nor_batches_nor_repetition_matter(tmp_path: Path) -> None:
     rng = random.Random(7)
     base = far(3, seed=9)

@@ -84,6 +84,7 @@ def test_a_home_without_analyzers_has_nothing_to_do(home: IdentityHome) -> None:
     assert counts == {"persons": {"tracks": 0, "moved": 0}, "voices": {"tracks": 0, "moved": 0}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [pytest.param(1, marks=pytest.mark.slow), 3, 17])
 def test_neither_order_nor_batches_matter(home: IdentityHome, size: int) -> None:
     names = crowd(home, people=5, each=4 + size // 3, noise=0.85)  # cosines about 0.58, the threshold is 0.5
@@ -208,6 +209,7 @@ def test_models_are_never_compared(home: IdentityHome) -> None:
     assert home.of("v") != home.of("w")
 
 
+@pytest.mark.slow
 def test_another_model_takes_over_medium_by_medium_and_ids_stay(home: IdentityHome) -> None:
     names = crowd(home, people=4, each=5)
     home.update(*names)
@@ -222,6 +224,7 @@ def test_another_model_takes_over_medium_by_medium_and_ids_stay(home: IdentityHo
     assert {row["model"] for row in home.rows()} == {"m2@2"}
 
 
+@pytest.mark.slow
 def test_when_the_new_model_sees_better_it_is_believed_after_the_last_medium(home: IdentityHome) -> None:
     for name, who in (("a-0", "a"), ("a-1", "a"), ("b-0", "a"), ("b-1", "a")):  # the old one takes b for a
         home.show(name, Face(who))

@@ -76,6 +76,7 @@ def test_german_slide_with_umlauts(model: Any) -> None:
         assert 500 < x2 < 800
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quarters", [1, 2, 3])
 def test_turned_page_reads_upright_and_boxes_fit_the_picture_as_displayed(model: Any, quarters: int) -> None:
     page = slide(["The quick brown fox", "jumps over the lazy dog"], width=640, height=260)
@@ -147,6 +148,7 @@ def test_nothing_is_read_from_a_blank_picture(counting: CountingEngine, grey: in
     assert (counting.glances, counting.sides_px) == (1, []), "a glance is enough"
 
 
+@pytest.mark.slow
 def test_small_print_passes_the_glance_and_the_glance_can_be_left_out(counting: CountingEngine) -> None:
     lines = ["Fußnote: Preise zuzüglich Versand"]
     page = PictureFrame(slide(lines, px=16, width=1600, height=900))

@@ -380,6 +380,7 @@ def test_one_endless_line_is_cut(chat: Chat) -> None:
 # --- faults ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_passing_faults_are_tried_again(chat: Chat) -> None:
     waits: list[float] = []
     chat.faults = [status(500), status(503), hang_up]

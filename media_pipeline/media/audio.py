@@ -1,7 +1,8 @@
 """Sound: written once in the sandbox as 16 kHz mono FLAC on the medium's own timeline, read back in bounded memory.
 
 Where two channels carry one voice each (`channels`), half their difference is kept in a second file beside their mean:
-left is the sum of the two, right what is left of the mean without it.
+left is the sum of the two, right what is left of the mean without it. Where the channels cancel each other out (one of
+them was wired the wrong way round), half their difference takes the place of their mean.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ MAX_HOLE_S = 3600.0
 # Decoders hand out 10 to 30 ms at a time; passed on one by one they would cost more than their decoding.
 _BLOCK = SAMPLE_RATE
 _MAX_WAITING = 32
+# Energy of half the difference over that of the mean above which the mean is a faint rest: 20 dB. Even very wide stereo
+# has more in the middle than at the sides.
+_CANCELLED = 100.0
 
 Samples = npt.NDArray[np.float32]
 Pcm = npt.NDArray[np.int16]
@@ -35,17 +39,22 @@ class _FlacWriter:
     """A 16 kHz mono FLAC file, begun with the first sample."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
         self._container: Any = None
         self._stream: Any = None
         self.written = 0  # samples
         self.size_bytes = 0
+        self.peak = 0  # highest absolute sample
+        self.energy = 0.0  # sum of squares
 
     def write(self, pcm: Pcm) -> None:
         import av
 
         if self._container is None:
             self._open()
+        self.peak = max(self.peak, int(pcm.max()), -int(pcm.min()))
+        wide = pcm.astype(np.float32)
+        self.energy += float(np.dot(wide, wide))
         frame = av.AudioFrame.from_ndarray(pcm[None, :], format="s16", layout="mono")
         frame.sample_rate = SAMPLE_RATE
         frame.time_base = Fraction(1, SAMPLE_RATE)
@@ -67,7 +76,7 @@ class _FlacWriter:
     def _open(self) -> None:
         import av
 
-        self._container = av.open(str(self._path), "w", format="flac")
+        self._container = av.open(str(self.path), "w", format="flac")
         self._stream = self._container.add_stream("flac", rate=SAMPLE_RATE)
         self._stream.layout = "mono"
         self._stream.format = "s16"
@@ -82,15 +91,12 @@ class AudioSink:
     """Resamples decoded frames and writes them where their time stamps say."""
 
     def __init__(self, folder: Path) -> None:
-        self._side_path = folder / SIDE_FILE
-        self._mean, self._side = _FlacWriter(folder / AUDIO_FILE), _FlacWriter(self._side_path)
+        self._mean, self._side = _FlacWriter(folder / AUDIO_FILE), _FlacWriter(folder / SIDE_FILE)
         self._watch = ChannelWatch()
         self._resampler: Any = None
         self._form: tuple[str, str, int] | None = None  # what the resampler was made for
         self._waiting: list[Any] = []
         self._expected_s: float | None = None
-        self._peak = 0
-        self._energy = 0.0
         self.holes_s = 0.0
         self.jumps = 0
 
@@ -105,16 +111,26 @@ class AudioSink:
     @property
     def peak(self) -> float:
         """Highest absolute sample, 1.0 is full scale."""
-        return self._peak / 32768
+        return self._heard.peak / 32768
 
     @property
     def rms(self) -> float:
-        return float(np.sqrt(self._energy / self._mean.written)) / 32768 if self._mean.written else 0.0
+        return float(np.sqrt(self._heard.energy / self._mean.written)) / 32768 if self._mean.written else 0.0
 
     @property
     def channels(self) -> int:
         """2 where left and right carry one voice each, else 1. Final after `close`."""
         return 2 if self._watch.apart else 1
+
+    @property
+    def cancels(self) -> bool:
+        """Left and right are each other's negative, nearly: their mean is silent. Final after `close`."""
+        return self.channels == 1 and self._side.energy > _CANCELLED * self._mean.energy
+
+    @property
+    def _heard(self) -> _FlacWriter:
+        """What analyzers get to hear."""
+        return self._side if self.cancels else self._mean
 
     def add(self, frame: Any, time_s: float | None) -> None:
         """Takes an av.AudioFrame that sounds at ``time_s`` (None: right after the last)."""
@@ -133,8 +149,10 @@ class AudioSink:
             self._side.pad(self._mean.written)
         self._mean.close()
         self._side.close()
-        if self.channels == 1:
-            self._side_path.unlink(missing_ok=True)
+        if self.cancels:
+            self._side.path.replace(self._mean.path)
+        elif self.channels == 1:
+            self._side.path.unlink(missing_ok=True)
 
     def _resample(self) -> None:
         import av
@@ -181,20 +199,14 @@ class AudioSink:
                 if len(planes) == 2:
                     self._write_stereo(*planes)
                 else:
-                    self._write(planes[0])
+                    self._mean.write(planes[0])
 
     def _write_stereo(self, left: Pcm, right: Pcm) -> None:
         self._watch.add(left, right)
         wide_left, wide_right = left.astype(np.int32), right.astype(np.int32)
         self._side.pad(self._mean.written)
         self._side.write(((wide_left - wide_right) >> 1).astype(np.int16))
-        self._write(((wide_left + wide_right) >> 1).astype(np.int16))
-
-    def _write(self, pcm: Pcm) -> None:
-        self._peak = max(self._peak, int(pcm.max()), -int(pcm.min()))
-        wide = pcm.astype(np.float32)
-        self._energy += float(np.dot(wide, wide))
-        self._mean.write(pcm)
+        self._mean.write(((wide_left + wide_right) >> 1).astype(np.int16))
 
 
 class AudioReader:

@@ -388,4 +388,6 @@ class _Pass:
             warnings.append(f"{self._track.damaged} frames are damaged")
         if self._sound.jumps:
             warnings.append(f"the time stamps of the sound jump {self._sound.jumps} times")
+        if self._sound.cancels:
+            warnings.append("left and right cancel each other out; their difference is analysed")
         return warnings
