@@ -112,3 +112,11 @@ def test_a_sample_may_have_any_file_name(home: IdentityHome, tmp_path: Path) -> 
     path = tmp_path / "\udcff.wav"  # a byte that is no UTF-8
     write_sound(path, say(WOMAN, 0))
     assert "(Anna): 0 tracks" in done(home, "voices", "enrol", "Anna", path)
+
+
+def test_a_name_that_cannot_be_is_refused_before_the_sample_is_read(home: IdentityHome, tmp_path: Path) -> None:
+    no_picture = tmp_path / "sample.jpg"
+    no_picture.write_text("no picture")
+    finished = _cli.run(home.layout.home, "persons", "enrol", "ring\x07", no_picture)
+    assert finished.returncode == 2
+    assert "cannot be a name" in finished.stderr

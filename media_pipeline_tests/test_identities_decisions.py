@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from media_pipeline.errors import StorageConflict, UsageError
 from media_pipeline.results import _identity_decisions
+from media_pipeline.results._identity_known import blocks
 from media_pipeline.results._identity_samples import SampleTrack
 from media_pipeline.storage.identities import Decisions
+from media_pipeline.storage.schemas import FACE_PERSONS
+from media_pipeline.storage.tables import Tables
 from media_pipeline_tests._identity_home import PERSONS, VOICES, Face, IdentityHome, identity_home, look, media_id
 
 pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
@@ -277,3 +281,14 @@ def test_an_erased_medium_leaves_no_pins(home: IdentityHome) -> None:
     assert decisions.pins(PERSONS.name, [media_id("a0")])
     decisions.forget(media_id("a0"))
     assert not decisions.pins(PERSONS.name, [media_id("a0")])
+
+
+def test_rows_from_before_a_column_was_added_are_read(tmp_path: Path) -> None:
+    tables = Tables(tmp_path / "tables", tmp_path / "locks")
+    old = pa.schema([("media_id", pa.string()), ("person_id", pa.string())])
+    tables.ensure("face_persons", old)
+    tables.replace("face_persons", pa.table([["a"], ["p-1"]], old), ["a"])
+    tables.ensure("face_persons", FACE_PERSONS)
+    [rows] = blocks(tables, "face_persons", ["person_id", "at_s"])
+    assert rows.to_pylist() == [{"person_id": "p-1", "at_s": None}]
+    assert rows.schema.field("at_s").type == pa.float64()

@@ -13,6 +13,7 @@ from media_pipeline.results.identities import threshold_of
 from quality import metrics
 from quality.area import Bench
 from quality.collection import Collection
+from quality.grouping import grouping
 from quality.report import Maker, Measurement, absent
 
 Face = Mapping[str, Any]
@@ -55,26 +56,12 @@ class Persons:
         portraits = _portraits(bench.collection, rows)
         clusters = {file: face["person_id"] if face else None for file, face in portraits.items()}
         truth = {file: bench.collection[file].truth["identity"] for file in portraits}
-        pairs = metrics.pair_counts(truth, clusters)
-        people = len(set(truth.values()))
-        maker = bench.home.maker("faces")
-        yield Measurement(
+        yield from grouping(
             "persons: pairs of two people in one person",
-            float(pairs.merged),
-            "count",
-            n=pairs.different,
-            of=f"pairs of {people} people",
-            at_most=0,
-            maker=maker,
-        )
-        yield Measurement(
             "persons: pairs of one person that are together",
-            pairs.together / pairs.same if pairs.same else None,
-            n=pairs.same,
-            of="pairs",
-            interval=metrics.wilson(pairs.together, pairs.same),
-            at_least=0.9,
-            maker=maker,
+            truth,
+            clusters,
+            bench.home.maker("faces"),
         )
 
 

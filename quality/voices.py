@@ -15,6 +15,7 @@ from quality import metrics
 from quality.area import Bench
 from quality.collection import Item
 from quality.conversations import Conversation, Sentence, one_microphone, two_microphones
+from quality.grouping import grouping
 from quality.report import Maker, Measurement, absent
 
 _READ_ALOUD = "sentences read aloud without overlap: easier than people who talk to each other"
@@ -70,24 +71,12 @@ class Voices:
             yield from _at_threshold(same, different, threshold_of(VOICES, model), maker)
         truth = {item.file: item.truth["speaker_id"] for item in items}
         clusters = {file: _longest_voice(rows[file]) for file in truth}
-        pairs = metrics.pair_counts(truth, clusters)
-        yield Measurement(
+        yield from grouping(
             "voices: recordings of two people in one voice",
-            float(pairs.merged),
-            "count",
-            n=pairs.different,
-            of=f"pairs of {len(set(truth.values()))} people",
-            at_most=0,
-            maker=maker,
-        )
-        yield Measurement(
             "voices: recordings of one person that are together",
-            pairs.together / pairs.same if pairs.same else None,
-            n=pairs.same,
-            of="pairs",
-            interval=metrics.wilson(pairs.together, pairs.same),
-            at_least=0.9,
-            maker=maker,
+            truth,
+            clusters,
+            maker,
         )
 
 

@@ -155,10 +155,12 @@ def _recluster(what: Wording) -> None:
 
 
 def _enrol(what: Wording, name: str, file: Path) -> None:
+    from media_pipeline.results._identity_decisions import checked_name
     from media_pipeline.results._identity_samples import embed_sample
 
     app: App = click.get_current_context().obj
     with _opened(what, publish=True) as identities:
+        checked_name(identities.kind, name)  # before a model is loaded for it
         enrolment = identities.enrol(name, embed_sample(identities.kind, file, app.settings, app.models))
         click.echo(_described(identities, enrolment.identity))
     for other in enrolment.resembling:

@@ -106,7 +106,7 @@ def models(kind: Kind, tables: Tables) -> set[str]:
 
 def name(kind: Kind, tables: Tables, decisions: Decisions, given: str, new: str) -> str:
     identity = find(kind, tables, decisions, given)
-    new = _checked(kind, new)
+    new = checked_name(kind, new)
     owner = decisions.named(kind.name, new)
     if owner not in (None, identity):
         raise UsageError(
@@ -134,11 +134,7 @@ def split(kind: Kind, tables: Tables, decisions: Decisions, given: str, wanted: 
     kept = [row for row in rows if (row["media_id"], row[kind.track]) not in chosen]
     if not kept:
         raise UsageError(f"these are all tracks of {given!r}: nothing would be left of it", "name fewer of them")
-
-    def taken(ids: Collection[str]) -> set[str]:
-        return present(tables, kind, ids) | decisions.known(kind.name, list(ids))
-
-    fresh = fresh_id(kind, min(chosen), taken)
+    fresh = fresh_id(kind, min(chosen), lambda ids: _taken(kind, tables, decisions, ids))
     pins = [_pin(kind, row, fresh) for row in moved] + _clearest(kind, kept, identity)
     decisions.split(kind.name, identity, fresh, pins)
     return fresh
@@ -147,7 +143,7 @@ def split(kind: Kind, tables: Tables, decisions: Decisions, given: str, wanted: 
 def enrol(
     kind: Kind, tables: Tables, decisions: Decisions, new: str, sample: SampleTrack, threshold: float
 ) -> Enrolment:
-    new = _checked(kind, new)
+    new = checked_name(kind, new)
     known = Known(tables, kind, sample.model, (), ())
     near = known.near(sample.vector[None], threshold)
     groups = known.groups(near, len(sample.vector))
@@ -166,7 +162,7 @@ def enrol(
     identity = owner or (joined.pop(0) if joined else None)
     found = identity
     if identity is None:
-        identity = fresh_id(kind, (digest, sample.source), lambda ids: decisions.known(kind.name, list(ids)))
+        identity = fresh_id(kind, (digest, sample.source), lambda ids: _taken(kind, tables, decisions, ids))
     decisions.enrol(kind.name, Sample(identity, sample.source, sample.model, sample.vector), new)
     if found is not None and found != owner:
         decisions.name(kind.name, found, new, _clearest(kind, _rows_of(kind, tables, [found]), found))
@@ -235,8 +231,12 @@ def _pin(kind: Kind, row: dict[str, Any], identity: str) -> Pin:
     return Pin(row["media_id"], row[kind.track], Anchor(row["at_s"], box), identity)
 
 
-def _checked(kind: Kind, new: str) -> str:
-    """The name as it is kept: no id, no control characters, not too long."""
+def checked_name(kind: Kind, new: str) -> str:
+    """The name as it is kept.
+
+    Raises:
+        UsageError: it looks like an id, is too long, or has control characters.
+    """
     cleaned = unicodedata.normalize("NFC", " ".join(new.split()))  # one spelling, in SQL too
     if not cleaned or len(cleaned) > MAX_NAME_CHARS or not cleaned.isprintable():
         raise UsageError(
@@ -245,6 +245,11 @@ def _checked(kind: Kind, new: str) -> str:
     if re.fullmatch(rf"{kind.prefix}-[0-9a-f]+", cleaned, re.IGNORECASE):
         raise UsageError(f"{new!r} looks like the id of a {kind.name}", "choose another name")
     return cleaned
+
+
+def _taken(kind: Kind, tables: Tables, decisions: Decisions, ids: Collection[str]) -> set[str]:
+    """Those of the ids that somebody has, or had."""
+    return present(tables, kind, ids) | decisions.known(kind.name, list(ids))
 
 
 def _meant(kind: Kind, tables: Tables, rows: Sequence[dict[str, Any]], given: str, one: str) -> list[tuple[str, Key]]:

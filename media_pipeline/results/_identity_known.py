@@ -77,11 +77,20 @@ class Group:
 
 
 def blocks(tables: Tables, name: str, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The rows of a table, some thousand at a time."""
+    """The rows of a table, some thousand at a time; a column that is younger than a file is null in it."""
+    if not tables.exists(name):
+        return
+    declared = tables.schema(name)
+    schema = pa.schema([declared.field(column) for column in columns])
     for path in tables.files(name):
         with pq.ParquetFile(path) as file:
+            there = [column for column in columns if column in file.schema_arrow.names]
             for group in range(file.num_row_groups):
-                yield file.read_row_group(group, columns=list(columns))
+                rows = file.read_row_group(group, columns=there)
+                for field in schema:
+                    if field.name not in there:
+                        rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+                yield rows.select(columns)
 
 
 def present(tables: Tables, kind: Kind, ids: Collection[str], without: Collection[str] = ()) -> set[str]:
