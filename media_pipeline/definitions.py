@@ -7,9 +7,10 @@ from pathlib import Path
 
 import dagster as dg
 
-from media_pipeline.assets.jobs import analyze_job, maintenance, refresh_job
+from media_pipeline.assets.jobs import analyze_job, maintenance, refresh_job, reprocess_job
 from media_pipeline.assets.results import results
 from media_pipeline.assets.stages import stage_assets
+from media_pipeline.config import load_settings
 from media_pipeline.execution.stages import stage_infos
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
@@ -26,17 +27,24 @@ def build() -> dg.Definitions:
     """All there is. Loads no model library and opens no home."""
     _prefer_checkout()
     from resources.pipeline import BatchResource, PipelineResource
+    from sensors.backup import nightly_backup
     from sensors.maintenance import nightly_maintenance
+    from sensors.reprocess import nightly_reprocess
     from sensors.watch_folders import watch_folders
 
     stages = stage_infos()
     pipeline = PipelineResource()
     analyze = analyze_job(stages)
+    reprocess = reprocess_job(stages)
     return dg.Definitions(
         assets=[stage_assets(stages), results],
-        jobs=[analyze, refresh_job(), maintenance],
+        jobs=[analyze, reprocess, refresh_job(), maintenance],
         sensors=[watch_folders(analyze)],
-        schedules=[nightly_maintenance],
+        schedules=[
+            nightly_maintenance(load_settings().retention),
+            nightly_reprocess(reprocess, load_settings().reprocess),
+            *nightly_backup(load_settings().backup),
+        ],
         resources={"pipeline": pipeline, "batch": BatchResource(pipeline=pipeline)},
         executor=dg.in_process_executor,
     )

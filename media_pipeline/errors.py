@@ -9,6 +9,7 @@
     │   └── UnsafePath                a symbolic link that leaves its folder, a device, a socket
     ├── ModelUnavailable              no weights for this analyzer; the remedy is the exact command
     ├── QueryRejected                 SQL that is not read-only, runs too long or leaves the library
+    ├── DamagedBackup                 a backup does not hold what it says; the home is as it was
     ├── AnalyzerFailed                an analyzer or its library broke on this medium            (a bug, never retried)
     ├── ContractViolation             an analyzer returned what its schema does not promise  (a bug, never retried)
     └── TransientError                worth another try: the world was in the way            (retryable)
@@ -73,6 +74,10 @@ class ModelUnavailable(MediaPipelineError):
 
 class QueryRejected(MediaPipelineError):
     """SQL that is not read-only, runs too long, needs too much memory or leaves the library."""
+
+
+class DamagedBackup(MediaPipelineError):
+    """A backup does not hold what it says."""
 
 
 class ContractViolation(MediaPipelineError):

@@ -62,6 +62,7 @@ class ScriptedRunner:
         self.calls: list[tuple[str, tuple[str, ...], bool, bool]] = []
         self.computed: list[tuple[str, str]] = []
         self.around: list[str] = []
+        self.moderated: dict[str, Any] = {"judged": 1}
         self._ledger: dict[tuple[str, str], Status] = {}
 
     def run_stage(
@@ -123,8 +124,8 @@ class ScriptedRunner:
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         self.around.append("finish")
-        results = ("duplicates", "persons", "voices", "search_index", "warehouse")
-        return {name: {"rows": 1} for name in results}
+        results = ("duplicates", "persons", "voices", "moderation", "search_index", "warehouse")
+        return {name: {"rows": 1} for name in results} | {"moderation": self.moderated}
 
     def maintain(self) -> dict[str, dict[str, Any]]:
         return {"ocr": {"version": 1}}

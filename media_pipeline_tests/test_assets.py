@@ -273,9 +273,8 @@ def test_what_stops_a_run_is_raised(instance, job, keys) -> None:
         execute_batch(instance, runner, keys[:1], job=job)
 
 
-def test_results_and_maintenance_run_by_themselves(instance, definitions) -> None:
-    for name in ("refresh_results", "maintenance"):
-        with handing_over(BatchRun(ScriptedRunner())):
-            result = definitions.resolve_job_def(name).execute_in_process(instance=instance, run_config=SILENT)
-        assert result.success
+def test_results_run_by_themselves(instance, definitions) -> None:
+    with handing_over(BatchRun(ScriptedRunner())):
+        result = definitions.resolve_job_def("refresh_results").execute_in_process(instance=instance, run_config=SILENT)
+    assert result.success
     assert stale_causes(instance, definitions, "search_index", None) == []

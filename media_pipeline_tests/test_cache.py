@@ -93,3 +93,27 @@ def test_leavings_of_killed_processes_are_removed_and_those_of_the_living_kept(c
     cache.evict()
     assert not stray.exists()
     assert mine.exists()
+
+
+def test_it_stays_under_its_limit_while_two_processes_fill_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("media_pipeline.media.cache._IN_USE_S", 0.0)
+    fill(Cache(tmp_path, 1 << 30), IDS[0])
+    size = Cache(tmp_path, 1 << 30).size()
+    limit = 30 * size
+    first, second = Cache(tmp_path, limit), Cache(tmp_path, limit)
+    for number in range(40):
+        for cache in (first, second):
+            fill(cache, f"{number:02x}{id(cache) % 4096:03x}".ljust(64, "0"))
+            assert cache.size() <= limit
+    assert first.size() > limit / 2, "no more than needed goes"
+
+
+def test_what_is_in_use_is_not_taken_to_make_room(tmp_path: Path) -> None:
+    cache = Cache(tmp_path, 1)
+    for media_id in IDS:
+        fill(cache, media_id)
+    assert all(cache.get(media_id, "f") is not None for media_id in IDS)
+    old = tmp_path / IDS[1][:2] / IDS[1] / FACTS_FILE
+    os.utime(old, (0, 0))
+    cache.make_room()
+    assert [media_id for media_id in IDS if cache.get(media_id, "f") is None] == [IDS[1]]

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from media_pipeline.storage.ledger import Entry, Ledger
+from media_pipeline.storage.schemas import ANALYSES
 from media_pipeline.storage.tables import Tables
 
 NOW = datetime(2026, 5, 6, 7, 8, 9, 123456, tzinfo=UTC)
@@ -75,6 +77,28 @@ def test_counts_and_failures_with_reasons(tables: Tables) -> None:
     assert ledger.counts() == {"ocr": {"done": 1, "failed": 1}, "transcript": {"done": 1, "unavailable": 1}}
     assert ledger.failures() == [late, broken]
     assert ledger.failures(["b"]) == [broken]
+
+
+def test_what_is_forgotten_is_unknown_and_the_rest_stays(tables: Tables) -> None:
+    ledger = Ledger(tables)
+    ledger.forget([("a", "ocr")])  # nothing is known yet
+    ledger.record([entry("a", "ocr"), entry("a", "scenes"), entry("b", "ocr")])
+    ledger.forget([("a", "ocr"), ("b", "scenes")])
+    assert ledger.entries().keys() == {("a", "scenes"), ("b", "ocr")}
+
+
+def test_a_scan_reads_a_ledger_that_is_older_than_its_columns(tables: Tables) -> None:
+    old = pa.schema([field for field in ANALYSES if field.name not in ("version", "options")])
+    assert Ledger(tables).scan(("media_id", "version")).num_rows == 0
+    tables.ensure("analyses", old)
+    row = {name: value for name, value in asdict(entry("a")).items() if name in old.names}
+    tables.replace("analyses", pa.Table.from_pylist([row], schema=old), ["a"])
+    ledger = Ledger(tables)
+    assert ledger.entries() == {("a", "ocr"): entry("a")}
+    assert ledger.scan(("media_id", "version", "at")).to_pylist() == [{"media_id": "a", "version": None, "at": NOW}]
+    ledger.record([replace(entry("b"), version="2")])
+    assert ledger.entries()["a", "ocr"].version is None
+    assert sorted(ledger.scan(("media_id", "version")).to_pydict()["version"], key=str) == ["2", None]
 
 
 def test_thousands_of_entries_are_one_commit(tables: Tables) -> None:

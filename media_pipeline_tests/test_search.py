@@ -2,16 +2,21 @@ from __future__ import annotations
 
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from click.testing import CliRunner, Result
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.cli.search import search as command
+from media_pipeline.errors import UsageError
 from media_pipeline.results._search_hits import SNIPPET_CHARS, snippet_of
-from media_pipeline.results.search import Hit, refresh_text_index, search_text
+from media_pipeline.results._search_kept import kept_vectors
+from media_pipeline.results.search import Hit, Questions, Within, refresh_text_index, search, search_text
 from media_pipeline_tests._text_home import TextHome, media_id, text_home, tiny_model
 
 pytestmark = pytest.mark.slow  # indexes of a real home
@@ -144,11 +149,13 @@ def test_a_search_downloads_nothing(home: TextHome, monkeypatch: pytest.MonkeyPa
 def test_the_index_is_ready_after_a_refresh(home: TextHome) -> None:
     fill(home)
     refresh_text_index(home.tables, home.layout, home.settings, home.models)
-    before = {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.suffix in (".json", ".faiss")}
-    assert len(before) == 2
+    before = {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.name.startswith("text.")}
+    assert "text.json" in before
+    assert len(before) >= 2
     assert find(home, "dog")
     refresh_text_index(home.tables, home.layout, home.settings, home.models)
-    assert {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.name in before} == before
+    after = {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.name.startswith("text.")}
+    assert after == before
 
 
 def test_an_emptied_home_leaves_no_vectors_behind(home: TextHome) -> None:
@@ -180,6 +187,46 @@ def test_snippets() -> None:
     assert len(unbroken) <= SNIPPET_CHARS + 4
 
 
+def test_a_filter_loses_no_words_and_no_meaning(home: TextHome) -> None:
+    home.add(ocr={f"near{n}.mp4": [(0.0, ["The dog runs on the beach"])] for n in range(330)}, embed=False)
+    home.add(ocr={"far.mp4": [(0.0, ["A long text about other things that names a dog once and forgets it"])]})
+    only = Within(frozenset([media_id("far.mp4")]), ())
+    nobody = Within(frozenset(), ())
+    assert "far.mp4" not in {hit.name for hit in find(home, '"dog"')}
+    parts = (home.tables, home.layout, home.settings, home.models)
+    assert [hit.name for hit in search_text(*parts, '"dog"', within=only)] == ["far.mp4"]
+    assert [hit.why for hit in search_text(*parts, "dog named in a text", within=only)] == ["both"]
+    assert search_text(*parts, "dog", within=nobody) == []
+
+
+def test_a_search_asks_something(home: TextHome) -> None:
+    with pytest.raises(UsageError, match="nothing was asked"):
+        search(home.tables, home.layout, home.settings, home.models, Questions())
+
+
+def test_vectors_are_kept_and_made_again(tmp_path: Path) -> None:
+    models = ModelStore(tmp_path / "models", offline=True, hub_url="", tier="embedded")
+    asked: list[Sequence[str]] = []
+
+    def encode(texts: Sequence[str]) -> npt.NDArray[np.float32]:
+        asked.append(texts)
+        return np.arange(2 * len(texts), dtype=np.float32).reshape(-1, 2)
+
+    first = kept_vectors(models, "m@1", ("a", "b"), encode)
+    assert np.array_equal(kept_vectors(models, "m@1", ("a", "b"), encode), first)
+    assert len(asked) == 1
+    kept_vectors(models, "m@2", ("a", "b"), encode)
+    kept_vectors(models, "m@1", ("a", "c"), encode)
+    assert len(asked) == 3
+    for damage in (b"", b"no numbers", next((tmp_path / "models/.captions").iterdir()).read_bytes()[:-5]):
+        for file in (tmp_path / "models/.captions").iterdir():
+            file.write_bytes(damage)
+        assert np.array_equal(kept_vectors(models, "m@1", ("a", "b"), encode), first)
+    assert len(asked) == 6
+    nowhere = ModelStore(Path("/proc/no/such/folder"), offline=True, hub_url="", tier="embedded")
+    assert np.array_equal(kept_vectors(nowhere, "m@1", ("a", "b"), encode), first)
+
+
 # ---------------------------------------------------------------------- the command
 
 
@@ -192,9 +239,10 @@ def test_table(home: TextHome) -> None:
     fill(home)
     result = run(home, "--text", "puppy")
     assert result.exit_code == 0
-    line = next(line for line in result.stdout.splitlines() if "talk.wav" in line)
-    assert "1:01" in line
-    assert "transcript" in line
+    medium, moment, *_ = [line for line in result.stdout.splitlines() if "talk.wav" in line or "puppy" in line]
+    assert "talk.wav" in medium
+    assert "1:01" in moment
+    assert "transcript" in moment
 
 
 def test_json(home: TextHome) -> None:
@@ -204,6 +252,24 @@ def test_json(home: TextHome) -> None:
     assert (hit["name"], hit["pts_s"], hit["why"], hit["source"]) == ("slides.mp4", 12.0, "both", "ocr")
     assert hit["matches"] == [[4, 7], [20, 25]]
     assert hit["text"] == "The dog runs on the beach\nand chases waves"
+
+
+def test_the_text_may_stand_alone(home: TextHome) -> None:
+    fill(home)
+    assert run(home, "puppy").stdout == run(home, "--text", "puppy").stdout
+    twice = run(home, "puppy", "--text", "puppy")
+    assert twice.exit_code == 2
+    assert "give the text once" in twice.stderr
+
+
+def test_the_page(home: TextHome, tmp_path: Path) -> None:
+    fill(home)
+    result = run(home, "puppy", "--kind", "video", "--html", str(tmp_path / "page.html"))
+    assert result.exit_code == 0
+    assert "talk.wav" in result.stdout
+    page = (tmp_path / "page.html").read_text()
+    assert "<bdi>puppy · video</bdi>" in page
+    assert "<mark>puppy</mark>" in page
 
 
 def test_an_empty_home_says_what_to_do(home: TextHome) -> None:
@@ -229,6 +295,8 @@ def test_foreign_text_does_not_command_the_terminal(home: TextHome) -> None:
     assert "[bold]" in result.stdout
 
 
-@pytest.mark.parametrize("arguments", [(), ("--text", "x", "-k", "0"), ("--text", "x", "--format", "xml")])
+@pytest.mark.parametrize(
+    "arguments", [(), ("-k", "3"), ("x", "-k", "0"), ("--text", "x", "--format", "xml"), ("x", "--kind", "film")]
+)
 def test_wrong_usage(home: TextHome, arguments: tuple[str, ...]) -> None:
     assert run(home, *arguments).exit_code == 2

@@ -22,10 +22,19 @@ from media_pipeline.cli.search import search as command
 from media_pipeline.errors import CorruptMedia, UnsupportedMedia, UsageError
 from media_pipeline.results import _search_pictures
 from media_pipeline.results._search_pictures import Pictures
-from media_pipeline.results.search import Hit, refresh_image_index, search_image, search_like, search_text
+from media_pipeline.results.search import (
+    Hit,
+    Questions,
+    Within,
+    refresh_image_index,
+    search,
+    search_image,
+    search_like,
+    search_text,
+)
 from media_pipeline.storage.schemas import FRAMES
 from media_pipeline_tests._clip import Picture, frames, picture, shared_clip, tiny_clip
-from media_pipeline_tests._text_home import TextHome, media_id, text_home
+from media_pipeline_tests._text_home import TextHome, media_id, ocr_rows, text_home
 
 pytestmark = pytest.mark.slow  # torch and open_clip alone take seconds to import
 
@@ -189,8 +198,8 @@ def described(home: TextHome, monkeypatch: pytest.MonkeyPatch, scale: float = 10
     loaded = _search_pictures._loaded
 
     def sharper(choice: Any, threads: int) -> Any:
-        model, background = loaded(choice, threads)
-        return SimpleNamespace(encode_texts=model.encode_texts, logit_scale=scale), background
+        model = loaded(choice, threads)
+        return SimpleNamespace(encode_texts=model.encode_texts, logit_scale=scale, multilingual=model.multilingual)
 
     monkeypatch.setattr(_search_pictures, "_loaded", sharper)
 
@@ -232,6 +241,25 @@ def test_words_come_before_pictures_of_the_same_rank(home: TextHome) -> None:
     hits = by_text(home, "quarterly figures")
     assert (hits[0].name, hits[0].why) == ("slide.mp4", "both")
     assert {hit.why for hit in hits[1:]} <= {"picture"}
+
+
+def test_a_picture_and_a_text_together(home: TextHome, tmp_path: Path) -> None:
+    show(home, {"plain.mp4": [picture(1)], "slide.mp4": [picture(2)]})
+    slide = {"slide.mp4": [(0.0, ["quarterly figures"])]}
+    home._replace("ocr", ocr_rows("slide.mp4", slide["slide.mp4"]), [media_id("slide.mp4")])
+    asked = Questions(text='"quarterly figures"', image=saved(tmp_path, picture(1)))
+    hits = search(home.tables, home.layout, home.settings, home.models, asked)
+    # The other one is nearer to the picture, but only this one has the words too.
+    assert [hit.name for hit in hits] == ["slide.mp4", "slide.mp4", "plain.mp4"]
+    assert {hit.why for hit in hits[:2]} == {"words", "picture"}
+
+
+def test_a_filter_holds_for_pictures(home: TextHome, tmp_path: Path) -> None:
+    show(home, FILMS)
+    only = Within(frozenset([media_id("three.mp4")]), ())
+    asked = Questions(image=saved(tmp_path, picture(102)))
+    hits = search(home.tables, home.layout, home.settings, home.models, asked, within=only)
+    assert [hit.name for hit in hits] == ["three.mp4"]
 
 
 # ---------------------------------------------------------------------- by example
@@ -291,8 +319,8 @@ def test_the_index_follows_the_table(home: TextHome) -> None:
     assert [p.name for p in home.layout.indexes.iterdir() if p.name.startswith("image.")] == []
     show(home, FILMS)
     refresh_image_index(*parts)
-    before = {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.suffix in (".json", ".faiss")}
-    assert json.loads((home.layout.indexes / "image.json").read_text())["vectors"] == 11
+    before = {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.name.startswith("image.")}
+    assert "image.json" in before
     assert Pictures(*parts).neighbours(np.eye(32, dtype=np.float32)[:1], 3)
     assert {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.name in before} == before
     home.tables.delete(ANALYZER.name, [media_id(name) for name in FILMS])
@@ -314,17 +342,11 @@ def test_table_and_json(home: TextHome, tmp_path: Path) -> None:
     path = saved(tmp_path, picture(300))
     table = run(home, "--image", path, "-k", "3")
     assert table.exit_code == 0
-    assert "the picture" in next(line for line in table.stdout.splitlines() if "photo.jpg" in line)
+    lines = table.stdout.splitlines()
+    assert "the picture" in lines[next(number for number, line in enumerate(lines) if "photo.jpg" in line) + 1]
     first, *_ = json.loads(run(home, "--image", path, "--format", "json").stdout)
     assert (first["name"], first["text"], first["frame_index"]) == ("photo.jpg", None, 0)
     assert "frame " in run(home, "--like", media_id("one.mp4")).stdout
-
-
-@pytest.mark.parametrize("arguments", [(), ("--text", "x", "--like", "y"), ("--image", "x.png", "--text", "x")])
-def test_exactly_one_question(home: TextHome, arguments: tuple[str, ...]) -> None:
-    result = run(home, *arguments)
-    assert result.exit_code == 2
-    assert "give one of --text, --image and --like" in result.stderr
 
 
 def test_nothing_alike_is_said(home: TextHome) -> None:

@@ -62,7 +62,7 @@ def test_a_query_that_nothing_answers_gets_nothing(home: TextHome) -> None:
 
 
 def test_the_floor_follows_the_language_of_the_query() -> None:
-    background = Background(encoder())
+    background = Background(encoder().encode)
     english, german = encoder().encode(["beekeeping", "Bienenzucht"], "query")
     # To an English model two German texts are alike because they are German.
     assert background.floor(german) > background.floor(english) + 0.1

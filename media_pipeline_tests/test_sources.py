@@ -145,10 +145,13 @@ def test_forget_leaves_no_trace(sources: Sources, tmp_path: Path) -> None:
     add(sources, tmp_path / "secret.jpg", 1)
     add(sources, tmp_path / "secret copy.jpg", 1)
     add(sources, tmp_path / "other.jpg", 2)
-    assert sources.forget(media_id(1)) == (str(tmp_path / "secret copy.jpg"), str(tmp_path / "secret.jpg"))
+    assert sources.paths(media_id(1)) == (str(tmp_path / "secret copy.jpg"), str(tmp_path / "secret.jpg"))
+    sources.set_note("intake.cursor", str(tmp_path / "secret.jpg"))
+    sources.forget(media_id(1))
     assert [m.name for m in sources.all_media()] == ["other.jpg"]
     assert sources.table().num_rows == 1
-    assert sources.forget(media_id(1)) == ()
+    assert sources.paths(media_id(1)) == ()
+    assert sources.note("intake.cursor") is None
 
 
 def test_a_forged_key_collision_gets_a_longer_key(sources: Sources, tmp_path: Path) -> None:

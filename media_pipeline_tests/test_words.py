@@ -207,6 +207,56 @@ def test_a_damaged_index_is_made_again(home: TextHome, damage: str) -> None:
     assert len(index(home).search("apple", 500)) == 200
 
 
+def test_only_chosen_media_are_found(home: TextHome) -> None:
+    add(home, **{f"m{n}": f"Rechnung Nummer {n}" for n in range(20)})
+    words_of = index(home)
+    for query in ("Rechnung", "Nummer", "echnun", '"Rechnung Nummer"'):
+        found = words_of.search(query, 50, media_ids=[media_id("m3"), media_id("m7"), "unknown"])
+        assert sorted(hit.text for hit in found) == ["Rechnung Nummer 3", "Rechnung Nummer 7"]
+        assert words_of.search(query, 50, media_ids=()) == []
+    assert len(words_of.search("Rechnung", 50)) == 20
+
+
+def test_what_is_rare_is_found_among_many(home: TextHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("media_pipeline.storage.words._RANKED", 5)
+    add(home, rare="Rechnung vom Bootsverleih", part="Sammelrechnung", **{f"m{n}": f"Rechnung {n}" for n in range(40)})
+    assert find(home, "Rechnung Bootsverleih")[0] == "Rechnung vom Bootsverleih"
+    assert find(home, "verleih") == ["Rechnung vom Bootsverleih"]
+    assert len(find(home, "Rechnung")) == 5
+
+
+def test_a_refresh_that_was_cut_off_goes_on(home: TextHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "abc":
+        add(home, **{name: f"text of {name}"})
+    real = WordIndex._take
+    taken: list[str] = []
+
+    def dying(self: WordIndex, name: str, held: list[str], done: set[str]) -> int:
+        if len(taken) == 2:
+            raise KeyboardInterrupt
+        taken.append(name)
+        return real(self, name, held, done)
+
+    monkeypatch.setattr(WordIndex, "_take", dying)
+    with pytest.raises(KeyboardInterrupt):
+        index(home).refresh()
+    monkeypatch.setattr(WordIndex, "_take", real)
+    assert index(home).refresh() == 1
+    assert len(find(home, "text")) == 3
+
+
+def test_words_that_nobody_has_any_more_are_forgotten(home: TextHome) -> None:
+    add(home, a="Donaudampfschiff Hafen", b="Hafenmeister")
+    assert find(home, "dampf") == ["Donaudampfschiff Hafen"]
+    home.erase("a")
+    words_of = index(home)
+    words_of.purge()
+    words_of.close()
+    assert b"donaudampf" not in database(home).read_bytes()
+    assert find(home, "dampf") == []
+    assert find(home, "meister") == ["Hafenmeister"]
+
+
 def _add_often(folder: Path, prefix: str) -> None:
     home = text_home(folder)
     for n in range(4):

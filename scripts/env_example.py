@@ -46,11 +46,20 @@ def _is_section(field: FieldInfo) -> bool:
 
 
 def _section(prefix: str, fields: dict[str, FieldInfo]) -> str:
-    return "\n".join("\n".join(_setting(prefix + name, field)) + "\n" for name, field in fields.items())
+    return "\n".join("\n".join(lines) + "\n" for lines in _settings(prefix, fields))
 
 
-def _setting(name: str, field: FieldInfo) -> Iterator[str]:
-    notes = [note for note in (field.description, _choices(field)) if note]
+def _settings(prefix: str, fields: dict[str, FieldInfo], about: str | None = None) -> Iterator[list[str]]:
+    """The lines of each setting; those of a section within a section say what that is about."""
+    for name, field in fields.items():
+        if _is_section(field):
+            yield from _settings(f"{prefix}{name}__", type(field.default).model_fields, field.description)
+        else:
+            yield list(_setting(prefix + name, field, about))
+
+
+def _setting(name: str, field: FieldInfo, about: str | None) -> Iterator[str]:
+    notes = [note for note in (about, field.description, _choices(field)) if note]
     if notes:
         yield f"# {'; '.join(notes)}"
     yield f"#{ENV_PREFIX}{name.upper()}={_value(field)}"

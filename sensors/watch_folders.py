@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 MIN_INTERVAL_S = 2
 TICK_LIMIT_S = 20.0  # Dagster gives up on a tick after a minute
 TICK_LIMIT_FILES = 2_000
+LOOK_LIMIT_S = 0.4  # some 30,000 known files; the next tick goes on behind them
 MAX_WAITING_RUNS = 3
 RESTART_AFTER_S = 1800.0  # between tries of a batch whose runs do not even start
 SOURCE = "watch folder"
@@ -59,7 +60,10 @@ def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorR
     try:
         pipeline.require_disk()
         report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).tick(
-            pipeline.settings.watched, limit_files=TICK_LIMIT_FILES, limit_seconds=TICK_LIMIT_S
+            pipeline.settings.watched,
+            limit_files=TICK_LIMIT_FILES,
+            limit_seconds=TICK_LIMIT_S,
+            look_seconds=LOOK_LIMIT_S,
         )
     except DiskFull as error:
         return dg.SkipReason(str(error))
@@ -87,8 +91,9 @@ def _open_batches(
     in_hand = {key for run in unfinished for key in keys_of_run(existing, run.tags)}
     new = pipeline.sources.unannounced(MAX_WAITING_RUNS * limits.max_media + len(in_hand))
     again = pipeline.sources.interrupted(max_attempts=MAX_ATTEMPTS)
-    announce(instance, [medium.partition_key for medium in new])
-    existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
+    if new:
+        announce(instance, [medium.partition_key for medium in new])
+        existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
     found: list[list[KnownMedium]] = []
     for attempts in range(MAX_ATTEMPTS):
         media = {

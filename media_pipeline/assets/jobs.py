@@ -5,9 +5,11 @@ from collections.abc import Sequence
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from media_pipeline.assets.results import RESULTS, RESULTS_POOL
-from media_pipeline.engine.batch_run import BatchRun
+from media_pipeline.assets.maintenance import apply_retention, maintain_tables, prune_runs, retire_partitions
+from media_pipeline.assets.results import RESULTS
+from media_pipeline.engine.reprocess import REPROCESS_JOB
 from media_pipeline.engine.submit import ANALYZE_JOB
+from media_pipeline.engine.tags import BEHIND_UPLOADS
 from media_pipeline.execution.outcome import StageInfo
 
 REFRESH_JOB = "refresh_results"
@@ -23,6 +25,17 @@ def analyze_job(stages: Sequence[StageInfo]) -> UnresolvedAssetJobDefinition:
     )
 
 
+def reprocess_job(stages: Sequence[StageInfo]) -> UnresolvedAssetJobDefinition:
+    """The same over media whose results are stale."""
+    return dg.define_asset_job(
+        REPROCESS_JOB,
+        selection=[stage.name for stage in stages],
+        description="Make anew what an analyzer's new version, model or options made stale; what is current stays.",
+        executor_def=dg.in_process_executor,
+        tags=BEHIND_UPLOADS,
+    )
+
+
 def refresh_job() -> UnresolvedAssetJobDefinition:
     """The results over all media, without touching the media."""
     return dg.define_asset_job(
@@ -33,17 +46,13 @@ def refresh_job() -> UnresolvedAssetJobDefinition:
     )
 
 
-@dg.op(required_resource_keys={"batch"}, pool=RESULTS_POOL)
-def maintain_tables(context: dg.OpExecutionContext) -> None:
-    """Compact and vacuum the tables, bring the cache under its limit."""
-    batch: BatchRun = context.resources.batch
-    for name, facts in batch.runner.maintain().items():
-        context.log.info(f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items()))
-
-
 @dg.job(
-    description="Compact and vacuum the tables, bring the cache under its limit. For a quiet hour.",
+    description="Let go what is old, prune runs, retire partitions, compact and vacuum the tables, bring the cache "
+    "under its limit. For a quiet hour.",
     executor_def=dg.in_process_executor,
 )
 def maintenance() -> None:
+    apply_retention()
+    prune_runs()
+    retire_partitions()
     maintain_tables()

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import dagster as dg
 
+from media_pipeline.assets.checks import NEW_BLOCKS, new_blocks_result
 from media_pipeline.engine.batch_run import BatchRun
 from media_pipeline.engine.partitions import PARTITIONS_NAME
 
@@ -48,6 +49,14 @@ RESULTS = (
         frozenset({"deltalake", "faiss"}),
     ),
     ResultInfo(
+        "moderation",
+        ("media", "ocr", "transcript", "nsfw", "labels", "persons", "voices"),
+        "1",
+        "Verdict of the rules on every medium, with evidence; people's decisions stand above it, "
+        "with `media-pipeline moderate`.",
+        frozenset({"deltalake", "duckdb"}),
+    ),
+    ResultInfo(
         "search_index",
         ("text_embeddings", "image_embeddings"),
         "1",
@@ -56,7 +65,7 @@ RESULTS = (
     ),
     ResultInfo(
         "warehouse",
-        ("media", "duplicates", "persons", "voices"),
+        ("media", "duplicates", "persons", "voices", "moderation"),
         "1",
         "DuckDB file with a view of every table, for your own SQL tools; replaced as a whole, safe to keep open.",
         frozenset({"duckdb"}),
@@ -79,6 +88,7 @@ RESULTS = (
         )
         for result in RESULTS
     ],
+    check_specs=[NEW_BLOCKS],
     can_subset=True,
     required_resource_keys={"batch"},
     pool=RESULTS_POOL,
@@ -87,5 +97,11 @@ def results(context: dg.AssetExecutionContext) -> Iterator[dg.MaterializeResult[
     """All of them from all media; they belong together and cost seconds."""
     batch: BatchRun = context.resources.batch
     finished = batch.runner.finish(context.instance.get_dynamic_partitions(PARTITIONS_NAME))
-    for name in sorted(key.to_user_string() for key in context.selected_asset_keys):
-        yield dg.MaterializeResult(asset_key=name, metadata=finished[name])
+    selected = {key.to_user_string() for key in context.selected_asset_keys}
+    for name in (result.name for result in RESULTS if result.name in selected):  # each after what it needs
+        checks = [new_blocks_result(finished[name])] if NEW_BLOCKS.key in _checks_of(context, name) else []
+        yield dg.MaterializeResult(asset_key=name, metadata=finished[name], check_results=checks)
+
+
+def _checks_of(context: dg.AssetExecutionContext, name: str) -> set[dg.AssetCheckKey]:
+    return {key for key in context.selected_asset_check_keys if key.asset_key == dg.AssetKey(name)}

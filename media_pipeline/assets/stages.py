@@ -15,6 +15,7 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG
 
+from media_pipeline.assets.checks import MODERATION, log_new_blocks
 from media_pipeline.assets.results import RESULTS
 from media_pipeline.engine.batch_run import BatchRun
 from media_pipeline.engine.materializations import (
@@ -157,7 +158,8 @@ def _report(context: dg.OpExecutionContext, stage: StageInfo, outcomes: Sequence
     by_status: dict[str, list[Outcome]] = {}
     for outcome in outcomes:
         stood = outcome.current and outcome.status == "done"
-        by_status.setdefault("current" if stood else outcome.status, []).append(outcome)
+        label = "current" if stood else "put back from before" if outcome.restored else outcome.status
+        by_status.setdefault(label, []).append(outcome)
     seconds = sum(outcome.seconds for outcome in outcomes if not outcome.current)
     counts = ", ".join(f"{len(found)} {status}" for status, found in sorted(by_status.items())) or "nothing to do"
     context.log.info(f"{stage.name}: {counts}; {seconds:.1f} s of work")
@@ -205,3 +207,5 @@ def _log_results(context: dg.OpExecutionContext, finished: dict[str, dict[str, o
         if result.name in finished
     ]
     log_materializations(context, events)
+    if MODERATION in finished:
+        log_new_blocks(context, finished[MODERATION])

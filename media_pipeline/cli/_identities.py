@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
+from media_pipeline.cli._tables import print_table
 from media_pipeline.cli.context import App
 
 if TYPE_CHECKING:
@@ -93,7 +91,8 @@ def _list(what: Wording, format_: str, show_all: bool) -> None:
     shown = found if show_all else found[:ROWS_SHOWN]
     rows = [[_cell(row[column]) for column in columns] for row in shown]
     if rows:
-        _print_table((what.singular.upper(), "NAME", "TRACKS", "MEDIA", "FIRST SEEN", "LAST SEEN", "SAMPLES"), rows)
+        headings = (what.singular.upper(), "NAME", "TRACKS", "MEDIA", "FIRST SEEN", "LAST SEEN", "SAMPLES")
+        print_table(headings, rows, wraps="NAME")
     else:
         click.echo(f"no {what.plural} yet; `media-pipeline status` says what was analysed", err=True)
     if len(shown) < len(found):
@@ -120,7 +119,8 @@ def _show(what: Wording, given: str, format_: str) -> None:
         ]
         for track in tracks
     ]
-    _print_table(("MEDIUM", "MEDIA_ID", "TRACK", "WHEN", what.sightings, "SCORE", "DECIDED BY"), rows)
+    headings = ("MEDIUM", "MEDIA_ID", "TRACK", "WHEN", what.sightings, "SCORE", "DECIDED BY")
+    print_table(headings, rows, wraps="MEDIUM")
 
 
 # -- deciding ----------------------------------------------------------------------------------------------------
@@ -187,15 +187,6 @@ def _described(identities: Identities, identity: str) -> str:
 
 
 # -- printing ----------------------------------------------------------------------------------------------------
-
-
-def _print_table(headings: tuple[str, ...], rows: list[list[str]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*map(Text, row))
-    Console().print(table)
 
 
 def _print_json(value: Any) -> None:

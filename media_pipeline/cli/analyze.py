@@ -41,15 +41,15 @@ def analyze(
     """
     console = Console(stderr=True)
     pipeline = app.pipeline
-    stages = _stages_for(analyzers)
-    with _progress(console) as progress:
+    stages = stages_for(analyzers)
+    with progress_bar(console) as progress:
         report, files = _take(pipeline, paths, progress)
         media = list({m.media_id: m for m in [*report.new, *report.known]}.values())
         unavailable = _run(app, media, stages, progress, force=force, retry_failed=retry_failed)
     return _summary(app, media, report, files, stages, unavailable, console, output)
 
 
-def _stages_for(analyzers: str | None) -> list[str]:
+def stages_for(analyzers: str | None) -> list[str]:
     """The stages to run: those asked for and all they need; every stage when nothing was asked for."""
     from media_pipeline.execution.stages import stage_infos, with_needs
 
@@ -102,7 +102,8 @@ def _run(
     selection = None if len(stages) == len(stage_infos()) else stages
     if not wanted:
         return unavailable
-    from media_pipeline.engine.instance import open_instance  # a second of imports, spared when all is done
+    from media_pipeline.engine.hot_window import recall  # a second of imports, spared when all is done
+    from media_pipeline.engine.instance import open_instance
     from media_pipeline.engine.submit import execute_batch
     from media_pipeline.storage.disk import disk_full_explained
 
@@ -120,10 +121,12 @@ def _run(
 
     with disk_full_explained(app.settings.home), open_instance(app.settings) as instance:
         for batch in batches([by_id[i] for i in wanted], app.settings.batch, pipeline.durations_s(wanted)):
+            keys = [m.partition_key for m in batch]
+            recall(instance, pipeline, keys)  # those that the hot window has retired
             execute_batch(
                 instance,
                 pipeline,
-                [m.partition_key for m in batch],
+                keys,
                 stages=selection,
                 force=force,
                 retry_failed=retry_failed,
@@ -198,7 +201,7 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     )
 
 
-def _progress(console: Console) -> Progress:
+def progress_bar(console: Console) -> Progress:
     return Progress(
         SpinnerColumn(),
         TextColumn("[progress.description]{task.description}"),

@@ -17,6 +17,7 @@ import click
 from rich.console import Console
 from rich.markup import escape
 
+from media_pipeline.cli import _tables
 from media_pipeline.cli.context import App
 from media_pipeline.config import GIB
 
@@ -56,15 +57,15 @@ class Check:
 
 
 @click.command()
-@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
-def doctor(app: App, output: str) -> int:
+def doctor(app: App, format_: str) -> int:
     """Check every dependency, model, disk and memory; say what to do. Exit code 1 when something is broken."""
     checks = list(_checks(app))
-    if output == "json":
+    if format_ == "json":
         click.echo(json.dumps([asdict(check) for check in checks], ensure_ascii=False, indent=2))
     else:
-        _print(Console(), checks)
+        _print(_tables.output(), checks)
     return 1 if any(check.level == "error" for check in checks) else 0
 
 
@@ -109,13 +110,21 @@ def _installed(distribution: str) -> bool:
 
 
 def _home(app: App) -> Iterator[Check]:
+    from media_pipeline.storage.layout import Layout
+
     home = app.settings.home
-    home.mkdir(parents=True, exist_ok=True)
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
     writable = os.access(home, os.W_OK)
     yield Check("home", "ok" if writable else "error", str(home), None if writable else "give this user write access")
+    if home.stat().st_mode & 0o077:  # it holds faces and voices
+        yield Check("privacy", "warning", f"other users of this machine may look into {home}", f"chmod 700 '{home}'")
     free = shutil.disk_usage(home).free
     enough = free >= app.settings.min_free_bytes
     yield Check("disk", "ok" if enough else "error", f"{free / GIB:.1f} GiB free", None if enough else "make room")
+    open_erasures = len(list(Layout(home).erasures.glob("*.json")))
+    if open_erasures:
+        remedy = "`media-pipeline erase --resume` goes on and says what is left"
+        yield Check("erasures", "error", f"{open_erasures} not finished", remedy)
     for inbox in app.settings.watched:
         there = inbox.is_dir() or inbox == app.layout.inbox
         yield Check("inbox", "ok" if there else "warning", str(inbox), None if there else f"mkdir -p '{inbox}'")

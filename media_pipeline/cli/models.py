@@ -8,10 +8,10 @@ import json
 import click
 from rich.console import Console
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-from rich.table import Table
 
 from media_pipeline.analyzers._model_catalog import CATALOG
 from media_pipeline.analyzers._models import ModelStatus, ModelStore
+from media_pipeline.cli._tables import print_table
 from media_pipeline.cli.context import App
 
 
@@ -29,12 +29,10 @@ def list_models(app: App, format_: str) -> None:
     if format_ == "json":
         click.echo(json.dumps([_plain(status) for status in found], indent=2))
         return
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("MODEL", "HERE", "MB", "FOR", "LICENCE", "WHAT"):
-        table.add_column(heading, justify="right" if heading == "MB" else "left", no_wrap=heading != "WHAT")
-    for s in found:
-        table.add_row(s.name, "yes" if s.path else "no", f"{s.bytes / 1e6:,.0f}", s.analyzer, s.licence, s.purpose)
-    Console().print(table)
+    rows = [
+        (s.name, "yes" if s.path else "no", f"{s.bytes / 1e6:,.0f}", s.analyzer, s.licence, s.purpose) for s in found
+    ]
+    print_table(("MODEL", "HERE", "MB", "FOR", "LICENCE", "WHAT"), rows, wraps="WHAT", right=("MB",))
 
 
 @models.command()

@@ -77,7 +77,8 @@ def _require_free(host: str, port: int) -> None:
 def _only_one(settings: Settings) -> Iterator[None]:
     """Two daemons on one home would ask for every run twice."""
     folder = settings.home / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
+    settings.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder.mkdir(exist_ok=True)
     lock = FileLock(folder / "serve.lock")
     try:
         lock.acquire(timeout=0)

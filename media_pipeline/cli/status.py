@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from media_pipeline.cli._tables import output
 from media_pipeline.cli.context import App
 from media_pipeline.cli.failures import print_failures
 
@@ -18,16 +19,16 @@ _EMPTY = {"done": 0, "failed": 0, "unavailable": 0}
 
 
 @click.command()
-@click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.option("--all", "show_all", is_flag=True, help="List every failure, not only the first ones.")
 @click.pass_obj
-def status(app: App, output: str, show_all: bool) -> None:
+def status(app: App, format_: str, show_all: bool) -> None:
     """What is done, waiting, failed, and why."""
     report = collect(app)
-    if output == "json":
+    if format_ == "json":
         click.echo(json.dumps(report, ensure_ascii=False, indent=2, default=str))
     else:
-        _print(Console(), report, show_all=show_all)
+        _print(output(), report, show_all=show_all)
 
 
 def collect(app: App) -> dict[str, Any]:
@@ -57,6 +58,7 @@ def collect(app: App) -> dict[str, Any]:
         "unavailable": {e.analyzer: e.reason for e in standing if e.status == "unavailable"},
         "failures": sorted(failures, key=lambda f: (f["analyzer"], f["name"])),
         "refused": [{"path": str(path), "reason": reason} for path, reason in pipeline.sources.refused()],
+        "open_erasures": len(list(pipeline.layout.erasures.glob("*.json"))),
         "disk_free_bytes": usage.free,
         "cache_bytes": pipeline.cache.size(),
     }
@@ -81,6 +83,12 @@ def _print(console: Console, report: dict[str, Any], *, show_all: bool) -> None:
         )
         for path in report["given_up"]:
             console.print(f"    {escape(path)}", highlight=False, soft_wrap=True)
+    if report["open_erasures"]:
+        console.print(
+            f"[red]{report['open_erasures']} erasure(s) not finished[/]: `media-pipeline erase --resume` goes on",
+            highlight=False,
+            soft_wrap=True,
+        )
     console.print(
         f"disk: {report['disk_free_bytes'] / 1e9:.1f} GB free; cache {report['cache_bytes'] / 1e6:.0f} MB",
         highlight=False,

@@ -44,6 +44,7 @@ def execute_batch(
     force: bool = False,
     retry_failed: bool = False,
     job: dg.JobDefinition | None = None,
+    job_name: str = ANALYZE_JOB,
 ) -> list[RunResult]:
     """Run these media through the stages in this process.
 
@@ -53,7 +54,7 @@ def execute_batch(
         on_outcome: told every (stage, outcome) as it comes, in this process.
         stages: only these, which must include what they need; None means all.
         force: make standing results anew. retry_failed: try again what failed on the same content.
-        job: instead of `analyze_media` of the definitions.
+        job: instead of the one of the definitions that `job_name` names.
 
     Raises:
         MediaPipelineError: nothing could go on (a full disk); what was finished before is kept.
@@ -61,7 +62,7 @@ def execute_batch(
         KeyboardInterrupt: the user stopped it; the run is marked as cancelled.
     """
     announce(instance, partition_keys)
-    job = job or importlib.import_module(DEFINITIONS_MODULE).defs.resolve_job_def(ANALYZE_JOB)
+    job = job or importlib.import_module(DEFINITIONS_MODULE).defs.resolve_job_def(job_name)
     tags = {
         FORCE_TAG: str(force).lower(),
         RETRY_FAILED_TAG: str(retry_failed).lower(),

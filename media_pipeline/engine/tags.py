@@ -2,6 +2,10 @@
 
 FORCE_TAG = "media_pipeline/force"  # "true": make standing results anew; "false": the ledger decides
 RETRY_FAILED_TAG = "media_pipeline/retry_failed"  # "true": try again what failed on the same content
-SOURCE_TAG = "media_pipeline/source"  # who asked: "watch folder", "command line"
+SOURCE_TAG = "media_pipeline/source"  # who asked: "watch folder", "command line", "reprocessing"
 COMMAND_LINE = "command line"
+REPROCESSING = "reprocessing"
+NIGHT_TAG = "media_pipeline/night"  # the date on which the night of this run began
+BEHIND_UPLOADS = {"dagster/priority": "-10"}  # runs that wait until no fresh upload does
 BATCH_TAG = "media_pipeline/batch"  # which media, and how often they were tried before
+PRUNED_TAG = "media_pipeline/pruned"  # "failures": the run that stands for failed runs that were pruned

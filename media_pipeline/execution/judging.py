@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from media_pipeline.errors import ModelUnavailable
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline.execution.stages import Stage, effective_fingerprint
+from media_pipeline.media.originals import why_removed
 from media_pipeline.storage.ledger import Entry
 from media_pipeline.storage.sources import KnownMedium
 
 Entries = Mapping[tuple[str, str], Entry]  # by media_id and stage
+
+# In fingerprints: of a stage that a medium has nothing for, and of a need without a model.
+NO_INPUT = "no input"
+NO_RESULT = "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +25,7 @@ class Todo:
 
     known: KnownMedium
     fingerprint: str
+    standing: Entry | None = None  # what the ledger says of it so far
 
 
 class Judge:
@@ -27,6 +33,11 @@ class Judge:
 
     def __init__(self, stages: Mapping[str, Stage]) -> None:
         self._stages = stages
+
+    @property
+    def stages(self) -> Mapping[str, Stage]:
+        """By name, those that others need first."""
+        return self._stages
 
     def own_fingerprint(self, name: str) -> str | ModelUnavailable:
         """Of everything but the inputs, or why there is no model."""
@@ -45,20 +56,30 @@ class Judge:
         if broken is not None:
             return Outcome(known.media_id, known.partition_key, "blocked", "", reason=broken)
         upstream = {need: entries[known.media_id, need] for need in stage.needs}
-        inputs = {need: e.fingerprint if e.status == "done" else "none" for need, e in upstream.items()}
+        inputs = {need: e.fingerprint if e.status == "done" else NO_RESULT for need, e in upstream.items()}
+        if gone := self.unreadable(name, known):
+            if entry is not None and entry.status == "done":
+                return _standing(known, entry)  # made when there was an original; nobody can make it anew
+            return Outcome(known.media_id, known.partition_key, "unavailable", "", reason=gone)
         if _has_no_input(stage, known, entries):
-            own = "no input"  # a picture has no sound, whatever the model: done at once, and for good
+            own = NO_INPUT  # a picture has no sound, whatever the model: done at once, and for good
         if isinstance(own, ModelUnavailable):
             if entry is not None and entry.status == "done":
                 return _standing(known, entry)  # made when there was a model; still true
             return Outcome(known.media_id, known.partition_key, "unavailable", "", reason=str(own))
         fingerprint = effective_fingerprint(own, inputs)
         if entry is None or entry.fingerprint != fingerprint or entry.status == "unavailable":
-            return Todo(known, fingerprint)
+            return Todo(known, fingerprint, entry)
         # A reason beside "done" says what is missing from a result that stands otherwise.
         if retry_failed and (entry.status == "failed" or entry.reason is not None):
-            return Todo(known, fingerprint)
+            return Todo(known, fingerprint, entry)
         return _standing(known, entry)
+
+    def unreadable(self, name: str, known: KnownMedium) -> str | None:
+        """Why this stage cannot look at the medium any more, where retention has removed the original."""
+        if known.original_removed_at is None or not decodes(name, self._stages[name].needs):
+            return None
+        return f"{why_removed(known.original_removed_at)}; analyze the file once more to bring it back"
 
     def is_pending(
         self,
@@ -87,6 +108,11 @@ class Judge:
             if entry.status == "failed":
                 return f"{need} failed"
         return None
+
+
+def decodes(name: str, needs: Collection[str]) -> bool:
+    """Whether a stage looks at the medium itself, not only at what others found in it."""
+    return name == "media" or not {"media", "frames", "audio"}.isdisjoint(needs)
 
 
 def _has_no_input(stage: Stage, known: KnownMedium, entries: Entries) -> bool:

@@ -26,6 +26,7 @@ class Outcome:
 
     `blocked`: something it needs failed, so it was not tried; the cause is with that other stage.
     `current`: the ledger already had this very result, nothing was computed.
+    `restored`: it was made before, superseded, kept, and now put back; nothing was computed either.
     """
 
     media_id: str
@@ -40,6 +41,7 @@ class Outcome:
     tier: str | None = None
     warning: str | None = None  # of the model: why a lower tier was taken
     current: bool = False
+    restored: bool = False
     preview: str | None = None  # Markdown for people, a few hundred characters
     thumbnail_jpeg: bytes | None = None  # a few KB, never more
     details: dict[str, Any] = field(default_factory=dict)  # small scalars worth showing

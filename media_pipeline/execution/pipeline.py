@@ -5,20 +5,21 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import UTC, datetime
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._registry import registry
-from media_pipeline.analyzers._spec import ModelChoice
 from media_pipeline.config import Settings
 from media_pipeline.errors import DiskFull, WorkerLost
+from media_pipeline.execution.committing import Results
 from media_pipeline.execution.decoded import DecodedMedia
 from media_pipeline.execution.in_process import InProcessExecutor
-from media_pipeline.execution.judging import Entries, Judge, Todo
+from media_pipeline.execution.judging import Judge, Todo
+from media_pipeline.execution.kept import Kept
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline.execution.stages import (
     AnalyzerStage,
@@ -33,32 +34,35 @@ from media_pipeline.execution.stages import (
 from media_pipeline.media.cache import Cache
 from media_pipeline.results.duplicates import update_duplicates
 from media_pipeline.results.identities import identity_table, update_identities
-from media_pipeline.results.search import refresh_image_index, refresh_text_index
+from media_pipeline.results.moderation import Moderation, decision_table
+from media_pipeline.results.search import refresh_image_index, refresh_people_indexes, refresh_text_index
 from media_pipeline.storage import schemas
 from media_pipeline.storage.catalog import Catalog
 from media_pipeline.storage.costs import Costs
 from media_pipeline.storage.layout import Layout
-from media_pipeline.storage.ledger import Entry, Ledger
+from media_pipeline.storage.ledger import Ledger
 from media_pipeline.storage.sources import KnownMedium, Sources
 from media_pipeline.storage.tables import Tables
 
 # A run that is killed repeats at most this much work per stage, at the price of one small commit.
 COMMIT_EVERY_S = 5.0
 COMMIT_EVERY_MEDIA = 64
-SHA256_DIGITS = 64
 OnOutcome = Callable[[Outcome], None]
 
 
 class Pipeline:
     """Everything one home can do with its media. Opening is cheap: no model is loaded before it is needed."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, *, results_at: Path | None = None) -> None:
+        """`results_at`: a folder for tables and ledger beside those of the home, which stay as they are."""
         self.settings = settings
         self.layout = Layout(settings.home)
         self.layout.create()
         self.sources = Sources(self.layout.sources)
-        self.tables = Tables(self.layout.tables, self.layout.locks)
+        self._is_trial = results_at is not None
+        self.tables = Tables(results_at or self.layout.tables, (results_at or self.layout.home) / "locks")
         self.ledger = Ledger(self.tables)
+        self.kept = Kept(self.layout)
         self.costs = Costs(self.layout.costs)
         self.cache = Cache(self.layout.cache, settings.cache_max_bytes)
         self.models = ModelStore.of(settings)
@@ -66,6 +70,8 @@ class Pipeline:
     def close(self) -> None:
         if "_decoded" in self.__dict__:
             self._decoded.close()
+        if "moderation" in self.__dict__:
+            self.moderation.close()
 
     @cached_property
     def catalog(self) -> Catalog:
@@ -77,8 +83,14 @@ class Pipeline:
                 "sources": self.sources.table,
                 "analyzer_costs": self.costs.table,
                 "identities": lambda: identity_table(self.layout),
+                "moderation_decisions": lambda: decision_table(self.layout),
             },
         )
+
+    @cached_property
+    def moderation(self) -> Moderation:
+        stages = [info.name for info in stage_infos()]
+        return Moderation(self.catalog, self.tables, self.layout, self.settings, stages)
 
     # --- what is to be done -------------------------------------------------------------------------------------
 
@@ -93,11 +105,11 @@ class Pipeline:
         names = [info.name for info in stage_infos() if stages is None or info.name in stages]
         known = self.sources.by_id(media_ids)
         entries = self.ledger.entries(media_ids)
-        own = {name: self._judge.own_fingerprint(name) for name in names}
+        own = {name: self.judge.own_fingerprint(name) for name in names}
         return [
             media_id
             for media_id in media_ids
-            if media_id in known and self._judge.is_pending(known[media_id], own, entries, retry_failed=retry_failed)
+            if media_id in known and self.judge.is_pending(known[media_id], own, entries, retry_failed=retry_failed)
         ]
 
     def durations_s(self, media_ids: Collection[str]) -> dict[str, float | None]:
@@ -127,84 +139,53 @@ class Pipeline:
         stage = self._stages[name]
         known = self.sources.by_partition(partition_keys)
         entries = self.ledger.entries([m.media_id for m in known.values()])
-        own = self._judge.own_fingerprint(name)
+        own = self.judge.own_fingerprint(name)
         outcomes: dict[str, Outcome] = {}
         todo: list[Todo] = []
         for medium in known.values():
-            verdict = self._judge.verdict(name, medium, own, entries, retry_failed=retry_failed)
-            if force and isinstance(verdict, Outcome) and verdict.current and isinstance(own, str):
-                verdict = Todo(medium, verdict.fingerprint)
+            verdict = self.judge.verdict(name, medium, own, entries, retry_failed=retry_failed)
+            can_be_made = isinstance(own, str) and self.judge.unreadable(name, medium) is None
+            if force and isinstance(verdict, Outcome) and verdict.current and can_be_made:
+                verdict = Todo(medium, verdict.fingerprint, entries.get((medium.media_id, name)))
             if isinstance(verdict, Todo):
                 todo.append(verdict)
             else:
                 outcomes[medium.partition_key] = verdict
                 if on_outcome:
                     on_outcome(verdict)
-        self._record_unavailable(name, outcomes.values(), entries, run_id)
+        self._results.record_unavailable(stage, outcomes.values(), entries, run_id)
         if todo:
             self.require_disk()
             if force and name == "media":
                 for item in todo:
                     self.cache.discard(item.known.media_id)
-            for outcome in self._compute(stage, todo, run_id):
+            for outcome in self._make(stage, todo, run_id, restore=not force):
                 outcomes[outcome.partition_key] = outcome
                 if on_outcome:
                     on_outcome(outcome)
         return [outcomes[key] for key in partition_keys if key in outcomes]
 
-    def _compute(self, stage: Stage, todo: Sequence[Todo], run_id: str) -> Iterator[Outcome]:
-        """Compute and commit in portions; an outcome is reported only once its rows are safe."""
-        by_id = {t.known.media_id: t for t in todo}
+    def _make(self, stage: Stage, todo: Sequence[Todo], run_id: str, *, restore: bool) -> Iterator[Outcome]:
+        """Put back what was kept, compute and commit the rest in portions; reported only once the rows are safe."""
+        restored = self._results.restore(stage, todo, run_id) if restore else []
+        yield from restored
+        there = {outcome.media_id for outcome in restored}
+        by_id = {t.known.media_id: t for t in todo if t.known.media_id not in there}
+        if not by_id:
+            return
         portion: list[Result] = []
         committed = time.monotonic()
-        for result in _second_chance(stage, [t.known for t in todo]):
+        for result in _second_chance(stage, [t.known for t in by_id.values()]):
             if result.error is not None and result.error.retryable and not isinstance(result.error, WorkerLost):
                 if portion:
-                    yield from self._commit(stage, portion, by_id, run_id)
+                    yield from self._results.commit(stage, portion, by_id, run_id)
                 raise result.error
             portion.append(result)
             if len(portion) >= COMMIT_EVERY_MEDIA or time.monotonic() - committed >= COMMIT_EVERY_S:
-                yield from self._commit(stage, portion, by_id, run_id)
+                yield from self._results.commit(stage, portion, by_id, run_id)
                 portion, committed = [], time.monotonic()
         if portion:
-            yield from self._commit(stage, portion, by_id, run_id)
-
-    def _commit(self, stage: Stage, portion: list[Result], todo: dict[str, Todo], run_id: str) -> list[Outcome]:
-        # Rows first, ledger second: a kill between the two makes the stage run again and replace the same rows.
-        tables = [r.rows for r in portion if r.rows is not None and r.rows.num_rows]
-        rows = pa.concat_tables(tables) if tables else stage.schema.empty_table()
-        self.tables.ensure(stage.name, stage.schema)
-        self.tables.replace(stage.name, rows, [r.media_id for r in portion])
-        outcomes = [self._outcome(stage, result, todo[result.media_id]) for result in portion]
-        self.ledger.record([_entry(stage.name, outcome, run_id) for outcome in outcomes])
-        return outcomes
-
-    @staticmethod
-    def _outcome(stage: Stage, result: Result, todo: Todo) -> Outcome:
-        choice = stage.choice if result.rows is not None else None
-        return Outcome(
-            media_id=result.media_id,
-            partition_key=todo.known.partition_key,
-            status="failed" if result.error else "done",
-            fingerprint=todo.fingerprint,
-            reason=str(result.error) if result.error else result.incomplete,
-            rows=result.rows.num_rows if result.rows is not None else 0,
-            seconds=result.seconds,
-            model=_model_name(choice) if choice else None,
-            tier=choice.tier if choice else None,
-            warning=result.incomplete or (choice.warning if choice else None),
-            preview=result.preview,
-            thumbnail_jpeg=result.thumbnail_jpeg,
-        )
-
-    def _record_unavailable(self, name: str, outcomes: Collection[Outcome], entries: Entries, run_id: str) -> None:
-        news = [
-            _entry(name, outcome, run_id)
-            for outcome in outcomes
-            if outcome.status == "unavailable" and not _same(entries.get((outcome.media_id, name)), outcome)
-        ]
-        if news:
-            self.ledger.record(news)
+            yield from self._results.commit(stage, portion, by_id, run_id)
 
     def require_disk(self) -> None:
         """Nothing new is begun on a disk that is nearly full.
@@ -243,13 +224,16 @@ class Pipeline:
         self.ensure_tables()
         pairs = update_duplicates(self.tables, ids, max_distance=self.settings.duplicate_max_distance)
         identities = update_identities(self.tables, self.layout, ids)
+        judged = self.moderation.update(ids)
         refresh_text_index(self.tables, self.layout, self.settings, self.models)
         refresh_image_index(self.tables, self.layout, self.settings, self.models)
+        refresh_people_indexes(self.tables, self.layout)
         warehouse = self.catalog.publish()
         freed = self.cache.evict(keep=ids)
         return {
             "duplicates": {"pairs": pairs},
             **identities,
+            "moderation": self.moderation.facts(judged),
             "search_index": {
                 "passages_version": self.tables.version("text_embeddings"),
                 "pictures_version": self.tables.version("image_embeddings"),
@@ -262,7 +246,9 @@ class Pipeline:
 
     def maintain(self) -> dict[str, dict[str, Any]]:
         """Compact and vacuum every table, bring the cache under its limit. For a quiet hour."""
-        removed = self.catalog.maintain()
+        if not self.settings.reprocess.keep_superseded:
+            self.kept.clear()
+        removed = self.catalog.maintain() + self.kept.maintain()
         return {"tables": {"files_removed": len(removed)}, "cache": {"bytes_freed": self.cache.evict(keep=())}}
 
     def ensure_tables(self) -> None:
@@ -288,7 +274,13 @@ class Pipeline:
         return {stage.name: stage for stage in stages}
 
     @cached_property
-    def _judge(self) -> Judge:
+    def _results(self) -> Results:
+        keeps = self.settings.reprocess.keep_superseded and not self._is_trial
+        return Results(self.tables, self.ledger, self.kept if keeps else None)
+
+    @cached_property
+    def judge(self) -> Judge:
+        """What is to be done, asked of the ledger."""
         return Judge(self._stages)
 
 
@@ -302,13 +294,9 @@ def table_schemas() -> dict[str, pa.Schema]:
         "duplicate_pairs": schemas.DUPLICATE_PAIRS,
         "face_persons": schemas.FACE_PERSONS,
         "speaker_voices": schemas.SPEAKER_VOICES,
+        "moderation": schemas.MODERATION,
     }
     return core | {spec.name: spec.schema for spec in registry().values()}
-
-
-def _model_name(choice: ModelChoice) -> str:
-    """Name and digest; where a package's version stands for the digest, that."""
-    return f"{choice.name} ({choice.digest[:12] if len(choice.digest) == SHA256_DIGITS else choice.digest})"
 
 
 def _second_chance(stage: Stage, media: Sequence[KnownMedium]) -> Iterator[Result]:
@@ -331,23 +319,3 @@ def _second_chance(stage: Stage, media: Sequence[KnownMedium]) -> Iterator[Resul
     for known in media:
         if known.media_id in again:
             yield from stage.compute([known])
-
-
-def _entry(analyzer: str, outcome: Outcome, run_id: str) -> Entry:
-    return Entry(
-        media_id=outcome.media_id,
-        analyzer=analyzer,
-        fingerprint=outcome.fingerprint,
-        status=outcome.status,
-        reason=outcome.reason,
-        rows=outcome.rows,
-        seconds=outcome.seconds,
-        device=outcome.device,
-        model=outcome.model,
-        run_id=run_id,
-        at=datetime.now(UTC),
-    )
-
-
-def _same(entry: Entry | None, outcome: Outcome) -> bool:
-    return entry is not None and entry.status == outcome.status and entry.reason == outcome.reason

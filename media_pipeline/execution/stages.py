@@ -8,6 +8,7 @@ one more.
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -55,6 +56,8 @@ class Stage(Protocol):
     name: str
     needs: tuple[str, ...]
     schema: pa.Schema
+    version: str
+    options_digest: str  # 16 hex digits that change when an option of the fingerprint does
     choice: ModelChoice | None  # set once `prepare` has run
 
     def prepare(self) -> str:
@@ -104,10 +107,12 @@ _AUDIO_DESCRIPTION = "The sound at 16 kHz, mono unless each channel carries a vo
 class _DecodingStage:
     """What the three have in common: no model, and a result that depends on how media are decoded."""
 
+    version = DECODE_VERSION
     choice: ModelChoice | None = None
 
     def __init__(self, decoded: DecodedMedia) -> None:
         self._decoded = decoded
+        self.options_digest = decoded.fingerprint  # of the sampling, beside the version
 
     def prepare(self) -> str:
         return self._decoded.fingerprint
@@ -198,9 +203,10 @@ class AnalyzerStage:
         tables: Tables,
         executor: InProcessExecutor,
     ) -> None:
-        self.name, self.needs, self.schema = spec.name, spec.needs, spec.schema
+        self.name, self.needs, self.schema, self.version = spec.name, spec.needs, spec.schema, spec.version
         self.spec = spec
         self.options = options_for(spec, settings)
+        self.options_digest = _digest(self.options)
         self._models, self._decoded, self._tables, self._executor = models, decoded, tables, executor
 
     def prepare(self) -> str:
@@ -291,6 +297,11 @@ def options_for(spec: AnalyzerSpec, settings: Settings) -> Options:
         raise UsageError(
             f"{name}: {first['msg']}", f"options of {spec.name}: {sorted(spec.options.model_fields)}"
         ) from None
+
+
+def _digest(options: Options) -> str:
+    text = json.dumps(options.model_dump(mode="json"), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def refuse_unknown_options(settings: Settings) -> None:

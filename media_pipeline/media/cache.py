@@ -30,6 +30,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from PIL import Image
 
+from media_pipeline.errors import StorageConflict
 from media_pipeline.media.audio import AUDIO_FILE, SIDE_FILE, AudioReader
 from media_pipeline.media.frames import CACHED_FRAMES, FRAMES_FILE, THUMBNAIL_FILE
 from media_pipeline.media.scores import FRAME_SCORES, SCORES_FILE
@@ -38,6 +39,10 @@ from media_pipeline.storage.schemas import FRAMES
 
 FACTS_FILE = "facts.json"
 _STALE_S = 600
+# The limit is looked at whenever a process has added a twentieth of it, and then a tenth is left free: what two
+# processes may add before they look again.
+_LOOK_EVERY, _LEFT_FREE = 1 / 20, 1 / 10
+_IN_USE_S = 900.0  # what was used so lately may be in the hands of a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,8 @@ class CacheEntry:
     def audio(self) -> AudioReader | None:
         path, side = self.folder / AUDIO_FILE, self.folder / SIDE_FILE
         if not path.exists():
+            if self.facts.audio_cached_channels and not self.folder.exists():
+                raise StorageConflict(f"{self.media_id} left the cache while it was used", "it is decoded again")
             return None
         return AudioReader(path, self.facts.audio_duration_s or 0.0, side if side.exists() else None)
 
@@ -137,6 +144,7 @@ class Cache:
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root.absolute()
         self._max_bytes = max_bytes
+        self._added = 0  # bytes by this process since it looked at the limit
 
     @property
     def root(self) -> Path:
@@ -165,16 +173,20 @@ class Cache:
         """Makes a complete folder visible, replacing what was there."""
         text = json.dumps({"fingerprint": fingerprint, "facts": facts_to_json(facts)}, allow_nan=False)
         (incoming / FACTS_FILE).write_text(text, "utf-8")
+        size = _size(incoming)
         folder = self._folder(media_id)
         folder.parent.mkdir(parents=True, exist_ok=True)
         while True:
             try:
                 incoming.rename(folder)
-                return
+                break
             except OSError:
                 if not folder.exists():
                     raise
                 self.discard(media_id)
+        self._added += size
+        if self._added > self._max_bytes * _LOOK_EVERY:
+            self.make_room()
 
     def abandon(self, incoming: Path) -> None:
         shutil.rmtree(incoming, ignore_errors=True)
@@ -186,14 +198,31 @@ class Cache:
             self._folder(media_id).rename(grave / "old")
         self.abandon(grave)
 
+    def forget(self, media_id: str) -> None:
+        """Removes a medium and what was being decoded of it. Nobody may be decoding it."""
+        for stray in (self._root / ".incoming").glob(f"*-{media_id}"):
+            self.abandon(stray)
+        self.discard(media_id)
+
+    def make_room(self) -> int:
+        """Keeps the cache under its limit while runs fill it; returns the bytes freed.
+
+        What is in use stays, so the limit may be exceeded by what the runs of a quarter of an hour have in hand.
+        """
+        self._added = 0
+        return self._evict(int(self._max_bytes * (1 - _LEFT_FREE)), (), used_before=time.time() - _IN_USE_S)
+
     def evict(self, keep: Collection[str] = ()) -> int:
         """Removes the least recently used media, except ``keep``, until the limit holds; returns the bytes freed."""
         self._bury_strays()
-        entries = sorted(self._entries())
-        excess = sum(size for _, size, _ in entries) - self._max_bytes
+        return self._evict(self._max_bytes, keep, used_before=float("inf"))
+
+    def _evict(self, limit: int, keep: Collection[str], used_before: float) -> int:
+        entries = sorted(self.entries())
+        excess = sum(size for _, size, _ in entries) - limit
         freed = 0
-        for _, size, media_id in entries:
-            if freed >= excess:
+        for used, size, media_id in entries:
+            if freed >= excess or used > used_before:
                 break
             if media_id not in keep:
                 self.discard(media_id)
@@ -202,13 +231,14 @@ class Cache:
 
     def size(self) -> int:
         """Bytes of all complete entries."""
-        return sum(size for _, size, _ in self._entries())
+        return sum(size for _, size, _ in self.entries())
 
-    def _entries(self) -> Iterator[tuple[float, int, str]]:
+    def entries(self) -> Iterator[tuple[float, int, str]]:
+        """(last use in seconds since 1970, bytes, media_id) of what is complete, in no particular order."""
         for folder in self._root.glob("[0-9a-f][0-9a-f]/*"):
             try:
                 used = (folder / FACTS_FILE).stat().st_mtime
-                size = sum(file.stat().st_size for file in folder.iterdir())
+                size = _size(folder)
             except OSError:  # another process was faster
                 continue
             yield used, size, folder.name
@@ -226,6 +256,10 @@ class Cache:
 
     def _folder(self, media_id: str) -> Path:
         return self._root / media_id[:2] / media_id
+
+
+def _size(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.iterdir())
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ any instant: every step can be repeated, and none is visible before the one it s
 
 from __future__ import annotations
 
+import math
 import os
 import stat as mode
 import time
@@ -101,7 +102,9 @@ class Intake:
             found = (again for one in pending if (again := _look_again(one)))
         return self._finish(desk)
 
-    def tick(self, roots: Sequence[Path], *, limit_files: int, limit_seconds: float) -> IntakeReport:
+    def tick(
+        self, roots: Sequence[Path], *, limit_files: int, limit_seconds: float, look_seconds: float = math.inf
+    ) -> IntakeReport:
         """One look at the watched folders: bounded work, never a sleep.
 
         A look that a limit ended is continued by the next one, be it another process, where this one stopped.
@@ -109,16 +112,18 @@ class Intake:
         Args:
             limit_files: files read at most; known and unchanged files are not read and do not count
             limit_seconds: begins no further file after this time
+            look_seconds: goes no further after this time where nothing was read, but some hundred files at least
 
         Raises:
             DiskFull: no room; what was taken until then stays taken, and the next tick goes on
         """
         desk = _Desk(None)
-        deadline = time.monotonic() + limit_seconds
+        began = time.monotonic()
         last = self._sources.note(_CURSOR)
         read = 0
-        for one, seen in self._with_sightings(self._watched(roots, last)):
-            if read >= limit_files or time.monotonic() >= deadline:
+        for number, (one, seen) in enumerate(self._with_sightings(self._watched(roots, last))):
+            seconds = limit_seconds if read or number < CHUNK else min(look_seconds, limit_seconds)
+            if read >= limit_files or time.monotonic() - began >= seconds:
                 desk.report.complete = False
                 break
             if seen and seen.state != "waiting" and seen.stamp == _stamp(one):

@@ -14,6 +14,7 @@ import os
 import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
 
 from media_pipeline.errors import CorruptMedia, DiskFull, InputError
@@ -144,9 +145,11 @@ def locate(medium: KnownMedium) -> Path:
     """Where the content of a medium can be read.
 
     Raises:
-        InputError: a linked original is gone, or is not the file any more that was taken in
+        InputError: a linked original is gone, or is not the file any more that was taken in; or retention removed it
         CorruptMedia: our own copy is gone or has another size
     """
+    if medium.original_removed_at is not None:
+        raise InputError(why_removed(medium.original_removed_at), "analyze the file once more to bring it back")
     if medium.linked_mtime_ns is None:
         if not _holds(medium.stored, medium.bytes):
             raise CorruptMedia(f"the stored original of {medium.name!r} is damaged", "analyze the file once more")
@@ -163,6 +166,11 @@ def locate(medium: KnownMedium) -> Path:
             f"the linked original {medium.path!r} has changed since it was taken in", "analyze the file once more"
         )
     return medium.stored
+
+
+def why_removed(at: datetime) -> str:
+    """Why there is no original."""
+    return f"the original was removed by retention on {at:%Y-%m-%d}"
 
 
 def content_hash(source: int, expected: os.stat_result) -> str:

@@ -9,7 +9,7 @@ are near to anything short, so there is a group of fragments too; with it, "Tess
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -105,17 +105,15 @@ FRAGMENTS = (
 )
 
 
-class Encoder(Protocol):
-    """As `analyzers._text_encoder.TextEncoder`."""
-
-    def encode(self, texts: tuple[str, ...], /) -> Vectors: ...
-
-
 class Background:
-    """The everyday texts, as one model sees them."""
+    """The everyday texts, as one model sees them.
 
-    def __init__(self, encoder: Encoder) -> None:
-        self._groups = [encoder.encode(texts) for texts in (ENGLISH, GERMAN, FRAGMENTS)]
+    Args:
+        encode: texts to L2-normalised vectors, shape (n, dimension)
+    """
+
+    def __init__(self, encode: Callable[[Sequence[str]], Vectors]) -> None:
+        self._groups = [encode(texts) for texts in (ENGLISH, GERMAN, FRAGMENTS)]
 
     def floor(self, query: Vectors) -> float:
         """The cosine from which a passage answers the query (shape (dimension,), L2-normalised)."""

@@ -44,6 +44,19 @@ def embed_sample(kind: Kind, path: Path, settings: Settings, models: ModelStore)
         InputError: it cannot be decoded.
         ModelUnavailable: the analyzer has no model here, with the remedy.
     """
+    track = _only_one(kind, read_sample(kind, path, settings, models), path)
+    name = path.name.encode(errors="replace").decode()  # it is stored, and may hold bytes that are no UTF-8
+    return SampleTrack(name, track.model, track.vector)
+
+
+def read_sample(kind: Kind, path: Path, settings: Settings, models: ModelStore) -> pa.Table:
+    """Everybody in a file: rows of `kind.source`. Decoded in a sandbox; nothing of it is kept.
+
+    Raises:
+        UsageError: there is no such file.
+        InputError: it cannot be decoded.
+        ModelUnavailable: the analyzer has no model here, with the remedy.
+    """
     if not path.is_file():
         raise UsageError(f"{path} is not a file", "name a recording or a picture")
     spec = registry()[kind.source]
@@ -55,10 +68,7 @@ def embed_sample(kind: Kind, path: Path, settings: Settings, models: ModelStore)
         result = next(executor.run(spec, choice, options, [_medium(spec, entry)]))
     if result.error is not None:
         raise result.error
-    rows = result.rows if result.rows is not None else spec.schema.empty_table()
-    track = _only_one(kind, rows, path)
-    name = path.name.encode(errors="replace").decode()  # it is stored, and may hold bytes that are no UTF-8
-    return SampleTrack(name, track.model, track.vector)
+    return result.rows if result.rows is not None else spec.schema.empty_table()
 
 
 def _decoded(path: Path, folder: Path, settings: Settings) -> CacheEntry:

@@ -6,6 +6,7 @@ import hashlib
 import logging
 import os
 import tempfile
+from collections.abc import Collection
 from functools import lru_cache
 from pathlib import Path
 
@@ -17,7 +18,7 @@ import pyarrow.compute as pc
 from media_pipeline.analyzers import image_embeddings
 from media_pipeline.analyzers._clip import Clip, load_clip
 from media_pipeline.analyzers._clip_weights import STANDARD, clip_fingerprint, clip_on_disk
-from media_pipeline.analyzers._label_prompts import against_background, background_vectors
+from media_pipeline.analyzers._label_prompts import against_background
 from media_pipeline.analyzers._label_sets import shared_background
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import Image, ModelChoice
@@ -27,10 +28,13 @@ from media_pipeline.errors import UsageError
 from media_pipeline.execution.stages import options_for
 from media_pipeline.media.cache import Cache
 from media_pipeline.media.decode import DecodeJob, Decoder, decode_fingerprint
-from media_pipeline.storage.hashes import within
+from media_pipeline.results._identity_known import blocks
+from media_pipeline.results._search_indexes import dimension_in, discard_index, index_of
+from media_pipeline.results._search_kept import kept_vectors
+from media_pipeline.storage import hashes
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.tables import Tables
-from media_pipeline.storage.vectors import Neighbour, Space, VectorIndex, dimension_of, models_in
+from media_pipeline.storage.vectors import Neighbour, Space, VectorIndex, models_in
 
 log = logging.getLogger(__name__)
 
@@ -78,9 +82,9 @@ class Pictures:
         if index is not None:
             index.refresh()
         else:  # or erased vectors would live on in the index
-            VectorIndex(self._tables, self._layout, Space("image", TABLE, "", 1)).discard()
+            discard_index(self._tables, self._layout, "image", TABLE)
 
-    def answers(self, query: str, depth: int) -> list[Neighbour]:
+    def answers(self, query: str, depth: int, within: Collection[str] | None = None) -> list[Neighbour]:
         """Frames that a text describes better than everyday captions do, nearest first; loads the model."""
         index = self._index()
         if index is None or not query.strip():
@@ -88,28 +92,30 @@ class Pictures:
         if self._choice is None:
             log.warning("frames are not searched by what they show: %s", self.why_not())
             return []
-        model, background = _loaded(self._choice, self._options.threads)
+        model = _loaded(self._choice, self._options.threads)
         vector = model.encode_texts([query])[0]
-        near = index.search(vector, depth, (*_COLUMNS, "embedding"))
+        near = index.search(vector, depth, (*_COLUMNS, "embedding"), within)
         if not near:
             return []
+        captions = shared_background().texts(multilingual=model.multilingual)
+        background = kept_vectors(self._models, clip_fingerprint(self._choice), captions, model.encode_texts)
         frames = np.array([hit.row["embedding"] for hit in near], np.float32)
         fits = against_background((frames @ vector)[:, None], frames @ background.T, model.logit_scale)[:, 0]
         return [hit for hit, fit in zip(near, fits.tolist(), strict=True) if fit >= DESCRIBES]
 
-    def neighbours(self, vectors: Vectors, depth: int) -> list[Neighbour]:
+    def neighbours(self, vectors: Vectors, depth: int, within: Collection[str] | None = None) -> list[Neighbour]:
         """Frames near to any of these vectors of the same model, nearest first."""
         index = self._index()
         if index is None:
             return []
-        near = [hit for vector in vectors for hit in index.search(vector, depth, _COLUMNS)]
+        near = [hit for vector in vectors for hit in index.search(vector, depth, _COLUMNS, within)]
         self._say_what_is_left_out()
         return sorted(near, key=lambda hit: -hit.score)
 
     def encode(self, image: Image) -> Vectors:
         """Shape (1, dimension). Only where `can_encode`."""
         assert self._choice is not None
-        return _loaded(self._choice, self._options.threads)[0].encode_images([image])
+        return _loaded(self._choice, self._options.threads).encode_images([image])
 
     def of_medium(self, media_id: str) -> Vectors:
         """The vectors of one medium, shape (n, dimension), in the order of its frames."""
@@ -120,10 +126,13 @@ class Pictures:
         return np.array(ours["embedding"].to_pylist(), np.float32).reshape(ours.num_rows, -1)
 
     def _index(self) -> VectorIndex | None:
-        dimension = dimension_of(self._tables, TABLE, self._space) if self._space else None
-        if self._space is None or dimension is None:
+        if self._space is None:
             return None
-        return VectorIndex(self._tables, self._layout, Space("image", TABLE, self._space, dimension))
+        try:
+            dimension = dimension_in(self._tables, TABLE, self._space)
+        except LookupError:
+            return None
+        return index_of(self._tables, self._layout, Space("image", TABLE, self._space, dimension))
 
     def _say_what_is_left_out(self) -> None:
         if self._left_out:
@@ -156,22 +165,26 @@ def read_picture(path: Path, settings: Settings) -> tuple[Image, str | None]:
         return entry.frames[0].image(), entry.facts.phash
 
 
-def same_pictures(tables: Tables, phash: str | None, max_distance: int) -> list[Neighbour]:
+def same_pictures(
+    tables: Tables, phash: str | None, max_distance: int, within: Collection[str] | None = None
+) -> list[Neighbour]:
     """Frames whose 64-bit perceptual hash differs in at most so many bits, nearest first; score 1 - share of bits."""
-    if phash is None or not tables.exists("frames"):
+    if phash is None:
         return []
-    rows = tables.read("frames", columns=[*_COLUMNS, "phash"])
-    rows = rows.filter(pc.is_valid(rows["phash"]))
-    hashes = np.frombuffer(bytes.fromhex("".join(rows["phash"].to_pylist())), ">u8").astype(np.uint64)
     wanted = np.array([int(phash, 16)], np.uint64)
-    _, found = within(wanted, hashes, max_distance)
-    distances = np.bitwise_count(hashes[found] ^ wanted[0]).tolist()
-    near = rows.select(_COLUMNS).take(pa.array(found)).to_pylist()
-    hits = [Neighbour(1 - distance / 64, row) for distance, row in zip(distances, near, strict=True)]
+    hits: list[Neighbour] = []
+    for block in blocks(tables, "frames", [*_COLUMNS, "phash"]):
+        rows = block.filter(pc.is_valid(block["phash"]))
+        digests = np.frombuffer(bytes.fromhex("".join(rows["phash"].to_pylist())), ">u8").astype(np.uint64)
+        _, found = hashes.within(wanted, digests, max_distance)
+        distances = np.bitwise_count(digests[found] ^ wanted[0]).tolist()
+        near = rows.select(_COLUMNS).take(pa.array(found, pa.int64())).to_pylist()
+        hits += [Neighbour(1 - distance / 64, row) for distance, row in zip(distances, near, strict=True)]
+    if within is not None:
+        hits = [hit for hit in hits if hit.row["media_id"] in within]
     return sorted(hits, key=lambda hit: -hit.score)
 
 
 @lru_cache(maxsize=1)
-def _loaded(choice: ModelChoice, threads: int) -> tuple[Clip, Vectors]:
-    model = load_clip(choice, "cpu", threads)
-    return model, background_vectors(shared_background(), model)
+def _loaded(choice: ModelChoice, threads: int) -> Clip:
+    return load_clip(choice, "cpu", threads)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,6 +19,8 @@ from media_pipeline.analyzers.text_embeddings import TextEmbeddingsOptions
 from media_pipeline.config import Settings
 from media_pipeline.execution.stages import options_for
 from media_pipeline.results._background import Background
+from media_pipeline.results._search_indexes import discard_index, index_of
+from media_pipeline.results._search_kept import kept_vectors
 from media_pipeline.storage._folding import parse_query
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.tables import Tables
@@ -51,7 +53,7 @@ class Meanings:
     """The passages' vectors, in the space of the model that made most of them."""
 
     def __init__(self, tables: Tables, layout: Layout, settings: Settings, models: ModelStore) -> None:
-        self._tables, self._layout = tables, layout
+        self._tables, self._layout, self._models = tables, layout, models
         options = options_for(text_embeddings.ANALYZER, settings)
         assert isinstance(options, TextEmbeddingsOptions)
         self._options = options
@@ -62,21 +64,20 @@ class Meanings:
         if self._choice is not None:
             self._index(self._choice).refresh()
         else:  # or erased vectors would live on in the index
-            VectorIndex(self._tables, self._layout, Space("text", TABLE, "", DIMENSION)).discard()
+            discard_index(self._tables, self._layout, "text", TABLE)
 
-    def answers(self, query: str, depth: int) -> list[Neighbour]:
-        """Passages that answer a query, nearest first; loads the model."""
+    def answers(self, query: str, depth: int, within: Collection[str] | None = None) -> list[Neighbour]:
+        """Passages that answer a query, nearest first; loads the model. Those of the media `within`, or all."""
         if self._choice is None or not query.strip():
             return []
-        encoder, background = _loaded(self._choice, self._options)
-        return self._near(self._choice, background, encoder.encode([query], "query")[0], depth)
+        vector = _encoder(self._choice, self._options).encode([query], "query")[0]
+        return self._near(self._choice, vector, depth, within)
 
-    def neighbours(self, vectors: Vectors, depth: int) -> list[Neighbour]:
+    def neighbours(self, vectors: Vectors, depth: int, within: Collection[str] | None = None) -> list[Neighbour]:
         """Passages near to any of these of the same model, shape (n, 384), nearest first."""
-        if self._choice is None or not len(vectors):
+        if self._choice is None:
             return []
-        _, background = _loaded(self._choice, self._options)
-        near = [hit for vector in vectors for hit in self._near(self._choice, background, vector, depth)]
+        near = [hit for vector in vectors for hit in self._near(self._choice, vector, depth, within)]
         return sorted(near, key=lambda hit: -hit.score)
 
     def of_medium(self, media_id: str) -> Vectors:
@@ -87,13 +88,16 @@ class Meanings:
         ours = rows.filter(pa.compute.equal(rows["model"], text_embeddings.fingerprint(self._choice)))
         return np.array(ours["embedding"].to_pylist(), np.float32).reshape(-1, DIMENSION)
 
-    def _near(self, choice: ModelChoice, background: Background, vector: Vectors, depth: int) -> list[Neighbour]:
-        floor = background.floor(vector)
-        return [hit for hit in self._index(choice).search(vector, depth, _COLUMNS) if hit.score >= floor]
+    def _near(
+        self, choice: ModelChoice, vector: Vectors, depth: int, within: Collection[str] | None
+    ) -> list[Neighbour]:
+        floor = _background(choice, self._options, self._models).floor(vector)
+        near = self._index(choice).search(vector, depth, _COLUMNS, within)
+        return [hit for hit in near if hit.score >= floor]
 
     def _index(self, choice: ModelChoice) -> VectorIndex:
         space = Space("text", TABLE, text_embeddings.fingerprint(choice), DIMENSION)
-        return VectorIndex(self._tables, self._layout, space)
+        return index_of(self._tables, self._layout, space)
 
     def _usable(self, models: ModelStore) -> ModelChoice | None:
         """The model of most vectors there are, if it is here. A search downloads nothing."""
@@ -118,6 +122,16 @@ def _documents(rows: Mapping[str, pa.Table]) -> Iterable[Passage]:
 
 
 @lru_cache(maxsize=1)
-def _loaded(choice: ModelChoice, options: TextEmbeddingsOptions) -> tuple[TextEncoder, Background]:
-    encoder = text_embeddings.load(choice, "cpu", options)
-    return encoder, Background(encoder)
+def _encoder(choice: ModelChoice, options: TextEmbeddingsOptions) -> TextEncoder:
+    return text_embeddings.load(choice, "cpu", options)
+
+
+@lru_cache(maxsize=1)
+def _background(choice: ModelChoice, options: TextEmbeddingsOptions, models: ModelStore) -> Background:
+    """Needs the model only where it was never asked before."""
+
+    def encode(texts: Sequence[str]) -> Vectors:
+        own = text_embeddings.fingerprint(choice)
+        return kept_vectors(models, own, texts, lambda missing: _encoder(choice, options).encode(missing))
+
+    return Background(encode)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import time
@@ -24,6 +25,8 @@ from media_pipeline.errors import ContractViolation
 from media_pipeline.storage.disk import disk_full_explained
 
 ROW_GROUP_ROWS = 16_384  # small enough that DuckDB can skip what a filter on media_id does not need
+# Rows with vectors are looked up one by one when they are found: a row is read with the whole of its group.
+VECTOR_GROUP_ROWS = 1024
 
 # Files below a limit (bytes) are merged when so many of them have gathered: each row is rewritten a handful of times
 # in its life, and a table of 10 GB has a few hundred files.
@@ -48,7 +51,7 @@ def write_file(folder: Path, rows: pa.Table, order: str, *, data_change: bool) -
     path = folder / name
     try:
         with disk_full_explained(folder), path.open("wb") as sink:
-            pq.write_table(rows, sink, compression="zstd", row_group_size=ROW_GROUP_ROWS)
+            pq.write_table(rows, sink, compression="zstd", row_group_size=_row_group_rows(rows))
             sink.flush()
             # The log must never name a file that a power cut emptied.
             os.fsync(sink.fileno())
@@ -63,6 +66,11 @@ def write_file(folder: Path, rows: pa.Table, order: str, *, data_change: bool) -
         "nullCount": {"media_id": rows["media_id"].null_count},
     }
     return AddAction(name, path.stat().st_size, {}, int(time.time() * 1000), data_change, json.dumps(stats))
+
+
+def _row_group_rows(rows: pa.Table) -> int:
+    lists = [field.type for field in rows.schema if pa.types.is_list(field.type)]
+    return VECTOR_GROUP_ROWS if any(pa.types.is_floating(kind.value_type) for kind in lists) else ROW_GROUP_ROWS
 
 
 def read_file(path: str, schema: pa.Schema, media_ids: Collection[str] | None = None) -> pa.Table:
@@ -131,22 +139,27 @@ class MediaIndex:
         self._folder = folder
         self._known: dict[str, npt.NDArray[np.int64]] = {}
 
-    def holding(self, files: Iterable[DataFile], media_ids: Collection[str]) -> list[DataFile]:
+    def holding(self, files: Iterable[DataFile], media_ids: Collection[str] | None) -> list[DataFile]:
+        """Those of the files that may hold rows of these media; all if None."""
         files = list(files)
+        if media_ids is None:
+            return files
         known = {file.name: self._ids(file.name) for file in files}
         self._known = known
-        wanted = _hashes(media_ids)
+        wanted = np.sort(media_hashes(media_ids))
         return [file for file in files if _overlap(known[file.name], wanted)]
 
     def _ids(self, name: str) -> npt.NDArray[np.int64]:
         known = self._known.get(name)
         if known is None:
-            known = _hashes(media_in(self._folder / name))
+            known = np.sort(media_hashes(media_in(self._folder / name)))
         return known
 
 
-def _hashes(media_ids: Collection[str]) -> npt.NDArray[np.int64]:
-    return np.sort(np.fromiter((hash(m) for m in media_ids), np.int64, len(media_ids)))
+def media_hashes(media_ids: Collection[str]) -> npt.NDArray[np.int64]:
+    """64 bits of each id, the same in every process and version."""
+    digests = b"".join(hashlib.blake2b(m.encode(), digest_size=8).digest() for m in media_ids)
+    return np.frombuffer(digests, "<i8").astype(np.int64)
 
 
 def _overlap(have: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> bool:
@@ -206,3 +219,45 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     if pa.types.is_struct(kind):
         return pa.struct([pa.field(f.name, _plain(f.type)) for f in kind])
     return kind
+
+
+def missing_columns(name: str, have: pa.Schema, wanted: pa.Schema) -> list[pa.Field]:
+    """Columns of the wanted schema that a table lacks.
+
+    Raises:
+        ContractViolation: it has one of another type.
+    """
+    have, wanted_declared = declared_schema(have), declared_schema(wanted)
+    for field in wanted_declared:
+        if field.name in have.names and have.field(field.name).type != field.type:
+            raise ContractViolation(
+                f"column {field.name} of table {name} is {have.field(field.name).type}, not {field.type}",
+                "give the changed column another name",
+            )
+    return [field for field in wanted if field.name not in have.names]
+
+
+def fitted(name: str, rows: pa.Table, schema: pa.Schema, media_ids: set[str]) -> pa.Table:
+    """`rows` with exactly the table's columns, as stored."""
+    unknown = [column for column in rows.column_names if column not in schema.names]
+    if unknown:
+        raise ContractViolation(f"table {name} has no column {', '.join(unknown)}", "call ensure() with the new schema")
+    foreign = set(rows["media_id"].unique().to_pylist()) - media_ids
+    if foreign:
+        raise ContractViolation(f"rows of media that are not replaced in {name}: {sorted(map(str, foreign))[:3]}")
+    columns = [
+        rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema
+    ]
+    return pa.table(columns, schema=schema).combine_chunks()
+
+
+def drop_log_before(folder: Path, version: int) -> None:
+    """Removes the log entries and checkpoints of earlier versions: their statistics name media.
+
+    There must be a checkpoint of this version. Only under the table's lock: a writer that began at an earlier version
+    would find the number of its commit free again.
+    """
+    for path in (folder / "_delta_log").iterdir():
+        number = path.name.partition(".")[0]
+        if (number.isdecimal() and int(number) < version) or path.suffix == ".tmp":
+            path.unlink(missing_ok=True)

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 # Letters and digits, as the `unicode61` tokenizer of SQLite sees them: everything else separates words.
 _WORD = re.compile(r"[^\W_]+")
@@ -77,8 +78,18 @@ def answer(term: Term, text: Sequence[Word]) -> tuple[float, list[Word]]:
             if all(_same(asked, word) for asked, word in zip(term.words, stretch, strict=True)):
                 return EXACT, stretch
         return 0.0, []
-    graded = [(grade, word) for word in text if (grade := _grade(term.words[0], word))]
+    asked = term.words[0]
+    graded = [(grade, word) for word in text if _may_answer(asked, word) and (grade := _grade(asked, word))]
     return max((grade for grade, _ in graded), default=0.0), [word for _, word in graded]
+
+
+def _may_answer(asked: Word, word: Word) -> bool:
+    """Whether either form of the one is part of either form of the other: most words fail, and this is quick."""
+    return (
+        asked.plain in word.plain
+        or (word.spelt is not word.plain and asked.plain in word.spelt)
+        or (asked.spelt is not asked.plain and (asked.spelt in word.plain or asked.spelt in word.spelt))
+    )
 
 
 def _grade(asked: Word, word: Word) -> float:
@@ -97,6 +108,7 @@ def _same(a: Word, b: Word) -> bool:
     return a.plain == b.plain or a.spelt == b.plain or a.plain == b.spelt
 
 
+@lru_cache(maxsize=1 << 16)  # most words of a library occur again and again
 def _forms(word: str) -> tuple[str, str]:
     folded = word.casefold()
     if folded.isascii():

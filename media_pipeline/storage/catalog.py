@@ -20,11 +20,12 @@ from filelock import FileLock
 
 from media_pipeline.config import SqlLimits
 from media_pipeline.storage._files import dimension_of
+from media_pipeline.storage._word_macros import WORD_MACROS
 from media_pipeline.storage.disk import disk_full_explained
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.schemas import DUPLICATE_PAIRS
 from media_pipeline.storage.tables import RETENTION_HOURS, Tables
-from media_pipeline.storage.views import VIEWS
+from media_pipeline.storage.views import SHARED, VIEWS, View, views_of_media
 
 _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     # Extensions download; local Python variables are not tables.
@@ -34,6 +35,10 @@ _CONFIG: dict[str, str | bool | int | float | list[str]] = {
     "python_enable_replacements": "false",
 }
 
+SCOPE = "scope"  # table of the schema `library`: the media that a connection is about
+IDENTITIES = "identities"
+JUDGEMENTS = frozenset({"moderation"})  # what is told of media from the other tables, so never from itself
+
 
 @dataclass(frozen=True, slots=True)
 class _Stored:
@@ -42,6 +47,19 @@ class _Stored:
     select: str
     columns: tuple[str, ...]
     files: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """A part of a library: what can be told of some media without looking at the others.
+
+    Attributes:
+        media_ids: whose rows are seen; with none of them no table is opened, and the views are empty
+        names: the views to be made and what they read; all if None
+    """
+
+    media_ids: Collection[str]
+    names: Collection[str] | None = None
 
 
 class Catalog:
@@ -74,8 +92,18 @@ class Catalog:
         composed = {view.name for view in VIEWS if view.possible(columns)}
         return sorted({*columns, *composed})
 
-    def connect(self, limits: SqlLimits | None = None) -> duckdb.DuckDBPyConnection:
-        """A connection in memory with all views, as the tables are now.
+    def provided(self, name: str) -> pa.Table:
+        """A table that does not live in a Delta table, as it is now."""
+        return self._extra[name]()
+
+    def read_by(self, name: str) -> frozenset[str]:
+        """The tables that a view of one medium's rows reads."""
+        return frozenset({name} & {*self._schemas, *self._extra}).union(
+            *(view.needs for view in views_of_media() if view.name == name)
+        )
+
+    def connect(self, limits: SqlLimits | None = None, scope: Scope | None = None) -> duckdb.DuckDBPyConnection:
+        """A connection in memory with all views, as the tables are now; or with those of a scope.
 
         With `limits` it is fit for a stranger's SQL: bounded memory, no temporary files, and no file can be opened but
         the current ones of the tables; none of this can be switched off again.
@@ -85,7 +113,7 @@ class Catalog:
             config |= {"memory_limit": f"{limits.max_memory_bytes // 1024} KiB", "temp_directory": ""}
         connection = duckdb.connect(":memory:", config=config)
         connection.execute("SET TimeZone = 'UTC'")  # the same answer wherever it is asked
-        tables = self._create_views(connection)
+        tables = self._create_views(connection, scope)
         if limits is not None:
             files = [_literal(file) for table in tables.values() for file in table.files]
             connection.execute(f"SET allowed_paths = [{', '.join(files)}]")
@@ -119,12 +147,9 @@ class Catalog:
     def _write(self, path: Path) -> None:
         with duckdb.connect(path, config=_CONFIG) as connection:
             tables = self._create_views(connection)
-            connection.execute("CREATE TABLE library.files (view_name VARCHAR, path VARCHAR)")
             files = [(name, file) for name, table in tables.items() for file in table.files]
-            columns = pa.table({"view_name": [n for n, _ in files], "path": [f for _, f in files]})
-            connection.register("provided", columns)
-            connection.execute("INSERT INTO library.files FROM provided")
-            connection.unregister("provided")
+            names, paths = (pa.array([pair[at] for pair in files], pa.string()) for at in (0, 1))
+            _provide(connection, "files", pa.table({"view_name": names, "path": paths}))
 
     def published_files(self) -> set[str]:
         """Absolute paths that the published warehouse names, which `Tables.vacuum` must keep."""
@@ -149,26 +174,39 @@ class Catalog:
         keep = self.published_files()
         return [path for name in present for path in self._tables.vacuum(name, keep, retention_hours)]
 
-    def _create_views(self, connection: duckdb.DuckDBPyConnection) -> dict[str, _Stored]:
+    def _create_views(self, connection: duckdb.DuckDBPyConnection, scope: Scope | None = None) -> dict[str, _Stored]:
         """Everything users see, and below it the schema `library` with the tables as they are."""
-        tables = {name: self._stored(connection, name, schema) for name, schema in self._schemas.items()}
+        for macro in WORD_MACROS:
+            connection.execute(macro)
+        schemas, extra = self._schemas, self._extra
+        views: tuple[View, ...] = VIEWS
+        if scope is not None:
+            views = views_of_media()
+            wanted = scope.names if scope.names is None else {n for name in scope.names for n in self.read_by(name)}
+            schemas = {n: s for n, s in schemas.items() if n not in JUDGEMENTS and (wanted is None or n in wanted)}
+            extra = {n: p for n, p in extra.items() if n == IDENTITIES and (wanted is None or n in wanted)}
         connection.execute("CREATE SCHEMA library")
+        if scope is not None:
+            _provide(connection, SCOPE, pa.table({"media_id": pa.array(sorted(scope.media_ids), pa.string())}))
+        tables = {name: self._stored(connection, name, schema, scope) for name, schema in schemas.items()}
         for name, table in tables.items():
             connection.execute(f"CREATE VIEW library.{_name(name)} AS {table.select}")
         columns: dict[str, Collection[str]] = {name: table.columns for name, table in tables.items()}
-        for name, provider in self._extra.items():
+        for name, provider in extra.items():
             columns[name] = ()
-            connection.register("provided", provider())
-            connection.execute(f"CREATE TABLE library.{_name(name)} AS FROM provided")
-            connection.unregister("provided")
+            _provide(connection, name, provider())
         selects = {name: f"FROM library.{_name(name)}" for name in columns}
-        selects |= {view.name: view.select for view in VIEWS if view.possible(columns)}
+        selects |= {view.name: view.select for view in views if view.possible(columns)}
         for name, select in selects.items():
             connection.execute(f"CREATE VIEW {_name(name)} AS {select}")
         return tables
 
-    def _stored(self, connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema) -> _Stored:
-        stored = self._tables.stored(name) if self._tables.exists(name) else None
+    def _stored(
+        self, connection: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, scope: Scope | None
+    ) -> _Stored:
+        only = None if scope is None or name in SHARED else scope.media_ids
+        is_empty = scope is not None and not scope.media_ids
+        stored = self._tables.stored(name, only) if not is_empty and self._tables.exists(name) else None
         if stored is not None:
             schema = pa.schema([*schema, *(f for f in stored.schema if f.name not in schema.names)])
         types = connection.from_arrow(schema.empty_table()).types
@@ -178,7 +216,15 @@ class Catalog:
             return _Stored(f"SELECT {', '.join(columns)} WHERE false", tuple(schema.names), ())
         files = ", ".join(_literal(file) for file in stored.files)
         select = f"SELECT {', '.join(columns)} FROM read_parquet([{files}], union_by_name = true)"  # noqa: S608 - quoted
+        if only is not None:
+            select += f" SEMI JOIN library.{SCOPE} USING (media_id)"
         return _Stored(select, tuple(schema.names), stored.files)
+
+
+def _provide(connection: duckdb.DuckDBPyConnection, name: str, rows: pa.Table) -> None:
+    connection.register("provided", rows)
+    connection.execute(f"CREATE TABLE library.{_name(name)} AS FROM provided")
+    connection.unregister("provided")
 
 
 def _column(field: pa.Field, kind: str, present: bool) -> str:

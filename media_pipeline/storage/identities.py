@@ -176,6 +176,11 @@ class Decisions:
         query = "SELECT identity_id, source, model, vector FROM samples WHERE kind = ? AND model = ? ORDER BY sample_id"
         return [Sample(i, s, m, np.frombuffer(v, "<f4")) for i, s, m, v in self._db.query(query, [kind, model])]
 
+    def all_samples(self) -> list[tuple[str, str, npt.NDArray[np.float32]]]:
+        """(kind, identity, vector) of everything that was enrolled, of whatever model."""
+        rows = self._db.query("SELECT kind, identity_id, vector FROM samples ORDER BY sample_id")
+        return [(kind, identity, np.frombuffer(vector, "<f4")) for kind, identity, vector in rows]
+
     def pending(self, kind: str) -> tuple[list[Pin], dict[str, str]]:
         """Decisions that the tables may not show yet: pins, and ids that became others."""
         pins = [_pin(row) for row in self._db.query(f"{_PINS} AND pending = 1 ORDER BY pin_id", [kind])]
@@ -269,9 +274,26 @@ class Decisions:
             )
 
     def forget(self, media_id: str) -> None:
-        """Erase what was decided about tracks of a medium."""
+        """Erase what was decided about tracks of a medium, from the log too."""
         with self._db.write() as db:
             db.execute("DELETE FROM pins WHERE media_id = ?", (media_id,))
+            _erase_from_log(db, [media_id])
+
+    def forget_identity(self, kind: str, identity_id: str) -> int:
+        """Erase every trace of an identity: name, pins, samples, the ids that were merged into it, and its log.
+
+        Returns the number of rows that are gone.
+        """
+        with self._db.write() as db:
+            merged = db.execute("SELECT from_id FROM aliases WHERE kind = ? AND to_id = ?", (kind, identity_id))
+            ids = [identity_id, *(alias for (alias,) in merged.fetchall())]
+            before = db.total_changes
+            for table, column in (*_ID_COLUMNS, ("log", "identity_id")):
+                for each in ids:
+                    db.execute(f"DELETE FROM {table} WHERE kind = ? AND {column} = ?", (kind, each))  # noqa: S608
+            gone = db.total_changes - before
+            _erase_from_log(db, ids)
+        return gone
 
 
 # Where ids stand: those that follow when an identity becomes part of another, and the others.
@@ -316,3 +338,10 @@ def _log(db: sqlite3.Connection, kind: str, action: str, identity_id: str, detai
         "INSERT INTO log (at, kind, action, identity_id, details) VALUES (?, ?, ?, ?, ?)",
         (time.time_ns() // 1000, kind, action, identity_id, json.dumps(details, ensure_ascii=False)),
     )
+
+
+def _erase_from_log(db: sqlite3.Connection, ids: Sequence[str]) -> None:
+    """What was decided about others stays in the log; there these media or identities are nobody's any more."""
+    for each in ids:
+        quoted = json.dumps(each)
+        db.execute("UPDATE log SET details = replace(details, ?1, '\"erased\"') WHERE instr(details, ?1)", (quoted,))

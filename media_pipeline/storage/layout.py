@@ -5,6 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from media_pipeline.errors import UsageError
+
+RESTORING = ".restoring"  # a file in a home that `restore` is writing, or was when it was interrupted
+
 
 @dataclass(frozen=True, slots=True)
 class Layout:
@@ -49,14 +53,58 @@ class Layout:
         return self.home / "costs.sqlite"
 
     @property
+    def kept(self) -> Path:
+        """Superseded results, one per medium and analyzer: they come back without being computed."""
+        return self.home / "kept"
+
+    @property
+    def sample(self) -> Path:
+        """Results of a trial beside the current ones; gone when it ends."""
+        return self.kept / "sample"
+
+    @property
+    def rules(self) -> Path:
+        """The user's own rule files, `*.yaml`; the user makes the folder."""
+        return self.home / "rules"
+
+    @property
+    def moderation(self) -> Path:
+        """SQLite file: what people decided on media, and alerts on their way."""
+        return self.home / "moderation.sqlite"
+
+    @property
     def warehouse(self) -> Path:
         """DuckDB file of views for the user's own tools; replaced after each batch."""
         return self.home / "warehouse.duckdb"
+
+    @property
+    def erasures(self) -> Path:
+        """Journals of erasures that have not ended; they name what is erased, and go last."""
+        return self.home / "erasures"
+
+    @property
+    def receipts(self) -> Path:
+        """Signed receipts of erasures."""
+        return self.home / "receipts"
+
+    @property
+    def keys(self) -> Path:
+        """The key that signs receipts."""
+        return self.home / "keys"
 
     @property
     def dagster(self) -> Path:
         return self.home / "dagster"
 
     def create(self) -> None:
+        """Makes the home, for its owner only, and its folders. One that is there stays as the user made it.
+
+        Raises:
+            UsageError: it is only half restored.
+        """
+        if (self.home / RESTORING).exists():
+            raise UsageError(f"{self.home} is being restored", "let it finish, or start the same `restore` again")
+        # It holds faces and voices; the umask of most systems would let every user of the machine read them.
+        self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.inbox, self.originals, self.cache, self.tables, self.indexes, self.locks, self.dagster):
             folder.mkdir(parents=True, exist_ok=True)

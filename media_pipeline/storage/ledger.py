@@ -12,6 +12,7 @@ from datetime import datetime
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from media_pipeline.storage.schemas import ANALYSES
 from media_pipeline.storage.tables import Tables
@@ -34,6 +35,8 @@ class Entry:
     model: str | None
     run_id: str | None
     at: datetime  # with a time zone
+    version: str | None = None  # of the analyzer; None in entries older than this column
+    options: str | None = None  # digest of the analyzer's options
 
 
 class Ledger:
@@ -61,13 +64,40 @@ class Ledger:
 
         self._tables.update(TABLE, {media_id for media_id, _ in latest}, merged)
 
+    def forget(self, pairs: Collection[tuple[str, str]]) -> None:
+        """From here on nothing is known of these (media_id, analyzer) pairs.
+
+        Whoever replaces rows by those of another fingerprint forgets first and records afterwards: killed in between,
+        the ledger never speaks of rows that are not there.
+        """
+        gone = set(pairs)
+        if not gone or not self._tables.exists(TABLE):
+            return
+
+        def without(old: pa.Table) -> pa.Table:
+            found = zip(old["media_id"].to_pylist(), old["analyzer"].to_pylist(), strict=True)
+            return old.filter(pa.array([pair not in gone for pair in found], pa.bool_()))
+
+        self._tables.update(TABLE, {media_id for media_id, _ in gone}, without)
+
+    def scan(self, columns: Sequence[str]) -> pa.Table:
+        """These columns of all entries in no particular order, strings as dictionaries: millions of rows in a second.
+
+        A column that no row has yet is null.
+        """
+        schema = pa.schema([_encoded(ANALYSES.field(name)) for name in columns])
+        files = self._tables.files(TABLE)
+        parts = [_read(path, schema) for path in files]
+        table = pa.concat_tables(parts) if parts else schema.empty_table()
+        return table.unify_dictionaries().combine_chunks()
+
     def entries(
         self, media_ids: Collection[str] | None = None, analyzers: Collection[str] | None = None
     ) -> dict[tuple[str, str], Entry]:
         """Entries by (media_id, analyzer), of these media and analyzers or of all."""
         if not self._tables.exists(TABLE):
             return {}
-        rows = self._tables.read(TABLE, media_ids, ANALYSES.names)
+        rows = self._rows(media_ids)
         if analyzers is not None:
             rows = rows.filter(pc.is_in(rows["analyzer"], pa.array(list(analyzers), pa.string())))
         return {(row["media_id"], row["analyzer"]): Entry(**row) for row in rows.to_pylist()}
@@ -87,6 +117,25 @@ class Ledger:
         """Entries that are not done, with their reasons, the latest first."""
         if not self._tables.exists(TABLE):
             return []
-        rows = self._tables.read(TABLE, media_ids, ANALYSES.names)
+        rows = self._rows(media_ids)
         rows = rows.filter(pc.not_equal(rows["status"], "done"))
         return sorted((Entry(**row) for row in rows.to_pylist()), key=lambda e: e.at, reverse=True)
+
+    def _rows(self, media_ids: Collection[str] | None) -> pa.Table:
+        """Rows as a home of any age has them: an old one may lack the latest columns."""
+        rows = self._tables.read(TABLE, media_ids)
+        return rows.select([name for name in ANALYSES.names if name in rows.column_names])
+
+
+def _encoded(field: pa.Field) -> pa.Field:
+    return pa.field(field.name, pa.dictionary(pa.int32(), pa.string())) if field.type == pa.string() else field
+
+
+def _read(path: str, schema: pa.Schema) -> pa.Table:
+    metadata = pq.read_metadata(path)
+    present = [name for name in schema.names if name in metadata.schema.names]  # a file may be older than a column
+    strings = [name for name in present if pa.types.is_dictionary(schema.field(name).type)]
+    with pq.ParquetFile(path, metadata=metadata, read_dictionary=strings) as file:
+        rows = file.read(columns=present)
+    columns = [rows[f.name].cast(f.type) if f.name in present else pa.nulls(rows.num_rows, f.type) for f in schema]
+    return pa.table(columns, schema=schema)

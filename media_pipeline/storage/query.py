@@ -7,10 +7,11 @@ they run in a read-only transaction; and the connection can open no file but tho
 from __future__ import annotations
 
 import os
+import re
 import resource
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import closing, contextmanager
 
 import duckdb
 import psutil
@@ -18,12 +19,14 @@ import pyarrow as pa
 
 from media_pipeline.config import MIB, SqlLimits
 from media_pipeline.errors import QueryRejected
-from media_pipeline.storage.catalog import Catalog
+from media_pipeline.storage.catalog import Catalog, Scope
 
 BATCH_ROWS = 2048  # DuckDB's own vector: what may lie in memory beyond the limits while they are checked
 
 THREAD_BYTES = 16 * MIB  # stack and first arena of one of DuckDB's or Arrow's threads
 
+_LINE = re.compile(r"\n\nLINE (\d+): ")  # how DuckDB says where
+_NAME = re.compile(r'"([^"]+)"|(\w+)')
 _REMEDY_READING = "one SELECT, WITH, VALUES, DESCRIBE, SHOW, SUMMARIZE or EXPLAIN statement is accepted"
 
 
@@ -33,16 +36,74 @@ def run_query(catalog: Catalog, sql: str, limits: SqlLimits) -> pa.Table:
     Raises:
         QueryRejected: it is not one reading statement, is wrong, opens other files, or goes beyond a limit.
     """
-    connection = catalog.connect(limits)
-    try:
-        with _explained(catalog, limits):
-            statement = _single_reading(connection, sql)
+    with asking(catalog, limits) as asker:
+        return asker.ask(sql)
+
+
+class QueryWrong(QueryRejected):
+    """SQL that DuckDB does not understand; says in which of its lines, where DuckDB knows it."""
+
+    line: int | None = None  # from 1
+
+
+class Asker:
+    """A connection that answers any number of read-only questions. Each is bounded by itself."""
+
+    def __init__(self, catalog: Catalog, connection: duckdb.DuckDBPyConnection, limits: SqlLimits) -> None:
+        self._catalog, self._connection, self._limits = catalog, connection, limits
+
+    def ask(self, sql: str, parameters: Mapping[str, object] | None = None) -> pa.Table:
+        """The result of one read-only statement.
+
+        Raises:
+            QueryRejected: as `run_query`; the next question can be asked.
+        """
+        with self._transaction():
+            statement = _single_reading(self._connection, sql)
+            with _time_limit(self._connection, self._limits.max_seconds):
+                return _fetched(self._connection, statement, parameters, self._limits)
+
+    def parameters(self, sql: str) -> set[str]:
+        """Names of the parameters of one read-only statement (`$threshold`).
+
+        Raises:
+            QueryWrong, QueryRejected: it is not one reading statement.
+        """
+        with self._transaction():
+            return set(_single_reading(self._connection, sql).named_parameters)
+
+    def columns(self, sql: str, parameters: Mapping[str, object] | None = None) -> dict[str, str]:
+        """Names and types of what a query returns, which is planned and not run.
+
+        Raises:
+            QueryWrong: it cannot be planned.
+            QueryRejected: it is not one reading statement, or no query that can stand in parentheses.
+        """
+        with self._transaction():
+            _single_reading(self._connection, sql)
+            planned = f"DESCRIBE SELECT * FROM ({sql}\n)"  # noqa: S608 - parsed above
+            statement = _single_reading(self._connection, planned)
+            with _time_limit(self._connection, self._limits.max_seconds):
+                # Not `sql()`: it leaves out of an error in which line it is.
+                described = self._connection.execute(statement, parameters).fetchall()
+        return {name: kind for name, kind, *_ in described}
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        with _explained(self._catalog, self._limits):
             # Also holds against what the parser calls SELECT: a WITH whose member inserts or deletes.
-            connection.execute("BEGIN TRANSACTION READ ONLY")
-            with _time_limit(connection, limits.max_seconds):
-                return _fetched(connection, statement, limits)
-    finally:
-        connection.close()
+            self._connection.execute("BEGIN TRANSACTION READ ONLY")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
+
+
+@contextmanager
+def asking(catalog: Catalog, limits: SqlLimits, scope: Scope | None = None) -> Iterator[Asker]:
+    """A connection for questions of users, over the whole library or a part of it."""
+    with closing(catalog.connect(limits, scope)) as connection:
+        yield Asker(catalog, connection, limits)
 
 
 def _single_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.Statement:
@@ -58,6 +119,15 @@ def _single_reading(connection: duckdb.DuckDBPyConnection, sql: str) -> duckdb.S
     if kind != "SELECT":
         raise QueryRejected(f"{kind} statements are not accepted", _REMEDY_READING)
     return statements[0]
+
+
+def names_in(sql: str) -> set[str]:
+    """Everything in a statement that may be the name of a view, in lower case: columns and keywords are among it."""
+    text = sql.encode()  # offsets of the tokenizer count bytes
+    named = (duckdb.token_type.identifier, duckdb.token_type.keyword)
+    starts = [start for start, kind in duckdb.tokenize(sql) if kind in named]
+    found = (_NAME.match(text[start:].decode()) for start in starts)
+    return {(match[1] or match[2]).lower() for match in found if match}
 
 
 def _kind(statement: duckdb.Statement) -> str:
@@ -76,18 +146,26 @@ def _explained_statement(sql: str) -> str:
     return text[words[2 if analyze else 1] :].decode()
 
 
-def _fetched(connection: duckdb.DuckDBPyConnection, statement: duckdb.Statement, limits: SqlLimits) -> pa.Table:
-    reader = connection.sql(statement).to_arrow_reader(BATCH_ROWS)
+def _fetched(
+    connection: duckdb.DuckDBPyConnection,
+    statement: duckdb.Statement,
+    parameters: Mapping[str, object] | None,
+    limits: SqlLimits,
+) -> pa.Table:
     batches: list[pa.RecordBatch] = []
     rows = size = 0
-    for batch in reader:
-        batches.append(batch)
-        rows, size = rows + batch.num_rows, size + batch.nbytes
-        if rows > limits.max_rows:
-            raise QueryRejected(f"the result has more than {limits.max_rows} rows", "add a LIMIT or aggregate")
-        if size > limits.max_memory_bytes:
-            raise QueryRejected("the result is larger than the memory a query may use", "select fewer columns or rows")
-    return pa.Table.from_batches(batches, reader.schema)
+    # Closed in any case: until then the connection takes no other statement.
+    with connection.sql(statement, params=parameters).to_arrow_reader(BATCH_ROWS) as reader:
+        for batch in reader:
+            batches.append(batch)
+            rows, size = rows + batch.num_rows, size + batch.nbytes
+            if rows > limits.max_rows:
+                raise QueryRejected(f"the result has more than {limits.max_rows} rows", "add a LIMIT or aggregate")
+            if size > limits.max_memory_bytes:
+                raise QueryRejected(
+                    "the result is larger than the memory a query may use", "select fewer columns or rows"
+                )
+        return pa.Table.from_batches(batches, reader.schema)
 
 
 @contextmanager
@@ -143,7 +221,10 @@ def _explained(catalog: Catalog, limits: SqlLimits) -> Iterator[None]:
             ) from None
         if isinstance(error, duckdb.PermissionException):
             raise QueryRejected("the query reaches outside the library", f"ask the views {_listed(catalog)}") from None
-        raise QueryRejected(text, _remedy(error, catalog)) from None
+        wrong = QueryWrong(text, _remedy(error, catalog))
+        place = _LINE.search(str(error))
+        wrong.line = int(place[1]) if place else None
+        raise wrong from None
 
 
 def _remedy(error: Exception, catalog: Catalog) -> str | None:

@@ -135,6 +135,49 @@ IDENTITIES = pa.schema(
     ]
 )
 
+REASON = pa.struct(
+    [
+        ("rule", pa.string()),
+        ("severity", pa.string()),  # review, block
+        ("text", pa.string()),  # the rule's sentence, or why it could not be judged
+        ("score", pa.float32()),
+        ("frame_index", pa.int64()),
+        ("pts_s", pa.float64()),
+        ("x1", pa.float32()),  # pixels as displayed; null for the whole frame, and for speech
+        ("y1", pa.float32()),
+        ("x2", pa.float32()),
+        ("y2", pa.float32()),
+        ("found", pa.string()),  # what it was: a label, a word, a person
+    ]
+)
+
+# What rules say; the view of this name puts above it what people decided.
+MODERATION = pa.schema(
+    [
+        ("media_id", pa.string()),
+        ("verdict", pa.string()),  # allow, review, block
+        ("reasons", pa.list_(REASON)),  # the strongest pieces of evidence of each rule
+        ("rules_version", pa.string()),
+        ("at", TIMESTAMP),
+        ("unchecked", pa.list_(pa.string())),  # rules that had nothing to look at: an analyzer they need has no result
+    ]
+)
+
+# The log of what people decided; the file itself is `moderation.sqlite`.
+MODERATION_DECISIONS = pa.schema(
+    [
+        ("decision_id", pa.int64()),  # ascending in time
+        ("media_id", pa.string()),
+        ("action", pa.string()),  # approve, block, note, undo
+        ("decided_by", pa.string()),
+        ("decided_at", TIMESTAMP),
+        ("reason", pa.string()),
+        ("rules_version", pa.string()),  # whose verdict the decision was made on, null where there was none
+        ("rule_verdict", pa.string()),
+        ("undoes", pa.int64()),  # decision_id; null but for undo
+    ]
+)
+
 ANALYSES = pa.schema(
     [
         ("media_id", pa.string()),
@@ -148,6 +191,22 @@ ANALYSES = pa.schema(
         ("model", pa.string()),
         ("run_id", pa.string()),
         ("at", TIMESTAMP),
+        ("version", pa.string()),  # of the analyzer; null in rows written before it was recorded, as is the next
+        ("options", pa.string()),  # digest of the analyzer's options: 16 hex digits
+    ]
+)
+
+MEDIA_AGES = pa.schema(
+    [
+        ("media_id", pa.string()),
+        ("partition_key", pa.string()),
+        ("name", pa.string()),
+        ("bytes", pa.int64()),  # of the original
+        ("added_at", TIMESTAMP),
+        ("original_since", TIMESTAMP),  # when the original came, or came back
+        ("is_linked", pa.bool_()),  # the original is the user's own file
+        ("is_removed", pa.bool_()),  # the original was removed by retention
+        ("is_settled", pa.bool_()),  # a run came to its end with it, and none has begun since
     ]
 )
 
@@ -162,5 +221,6 @@ SOURCES = pa.schema(
         ("last_seen", TIMESTAMP),  # to the hour
         ("state", pa.string()),  # taken, waiting, refused
         ("reason", pa.string()),  # null unless refused
+        ("original_removed_at", TIMESTAMP),  # by retention; null while our copy is there
     ]
 )

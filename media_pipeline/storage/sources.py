@@ -18,68 +18,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
-from media_pipeline.storage.schemas import SOURCES
+from media_pipeline.storage._sources_sql import AGES, DDL, MEDIUM, UPSERT_FILE
+from media_pipeline.storage.schemas import MEDIA_AGES, SOURCES
 from media_pipeline.storage.sqlite import Database, chunks, marks
 
 State = Literal["taken", "waiting", "refused"]
 
 MAX_ATTEMPTS = 3  # runs of a medium that are cut off before nobody asks for another
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 # A tick every few seconds must not rewrite ten thousand rows; an hour is near enough for "last seen".
 LAST_SEEN_EVERY_S = 3600
-
-_DDL = """
-CREATE TABLE IF NOT EXISTS media (
-    seq INTEGER PRIMARY KEY,
-    media_id TEXT NOT NULL UNIQUE,
-    partition_key TEXT NOT NULL UNIQUE,
-    name BLOB NOT NULL,
-    path BLOB NOT NULL,
-    stored BLOB NOT NULL,          -- below the folder of this file: relative, so that a home can be moved
-    linked_mtime_ns INTEGER,       -- null: a copy of ours
-    bytes INTEGER NOT NULL,
-    added_at INTEGER NOT NULL,     -- microseconds since 1970, as all times here
-    announced INTEGER NOT NULL DEFAULT 0,
-    attempts INTEGER NOT NULL DEFAULT 0
-);
-CREATE INDEX IF NOT EXISTS media_unannounced ON media (added_at, seq) WHERE announced = 0;
-CREATE TABLE IF NOT EXISTS files (
-    path BLOB PRIMARY KEY,
-    stamp TEXT NOT NULL,
-    bytes INTEGER NOT NULL,
-    modified_at INTEGER NOT NULL,
-    state TEXT NOT NULL CHECK (state IN ('taken', 'waiting', 'refused')),
-    media_id TEXT REFERENCES media (media_id) ON DELETE CASCADE,
-    reason TEXT,
-    first_seen INTEGER NOT NULL,
-    since INTEGER NOT NULL,        -- when this stamp was seen first
-    last_seen INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS files_media ON files (media_id);
-CREATE INDEX IF NOT EXISTS files_open ON files (last_seen) WHERE state <> 'taken';
-CREATE TABLE IF NOT EXISTS names (
-    media_id TEXT NOT NULL REFERENCES media (media_id) ON DELETE CASCADE,
-    name BLOB NOT NULL,
-    UNIQUE (media_id, name)
-);
-CREATE TABLE IF NOT EXISTS notes (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
-"""
-
-_MEDIUM = (
-    "media_id, partition_key, name, path, stored, linked_mtime_ns, bytes, added_at, announced, attempts FROM media"
-)
-_UPSERT_FILE = """
-INSERT INTO files (path, stamp, bytes, modified_at, state, media_id, reason, first_seen, since, last_seen)
-VALUES (:path, :stamp, :bytes, :modified_at, :state, :media_id, :reason, :now, :now, :now)
-ON CONFLICT (path) DO UPDATE SET
-    since = CASE WHEN stamp = excluded.stamp AND since <= excluded.since THEN since ELSE excluded.since END,
-    stamp = excluded.stamp, bytes = excluded.bytes, modified_at = excluded.modified_at, state = excluded.state,
-    media_id = excluded.media_id, reason = excluded.reason, last_seen = excluded.last_seen
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +49,7 @@ class KnownMedium:
     announced: bool  # Dagster knows its partition
     attempts: int  # runs that began on it and never ended
     linked_mtime_ns: int | None = None  # where linked: the modification time at intake
+    original_removed_at: datetime | None = None  # UTC; by retention, and it has not come back since
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +82,7 @@ class Sources:
 
     def __init__(self, file: Path) -> None:
         self._file = file
-        self._db = Database(file, _DDL, version=SCHEMA_VERSION)
+        self._db = Database(file, DDL, version=SCHEMA_VERSION)
 
     def close(self) -> None:
         self._db.close()
@@ -189,7 +142,7 @@ class Sources:
                 == 1
             )
             db.execute("INSERT OR IGNORE INTO names (media_id, name) VALUES (?, ?)", (media_id, name))
-            db.execute(_UPSERT_FILE, _file_row(path, stat, "taken", now, media_id=media_id))
+            db.execute(UPSERT_FILE, _file_row(path, stat, "taken", now, media_id=media_id))
         return self.by_id([media_id])[media_id], created
 
     def relink(self, media_id: str, stored: Path, mtime_ns: int | None) -> None:
@@ -199,11 +152,12 @@ class Sources:
                 "UPDATE media SET stored = ?, linked_mtime_ns = ? WHERE media_id = ?",
                 (self._relative(stored), mtime_ns, media_id),
             )
+            db.execute("UPDATE removed_originals SET restored_at = ? WHERE media_id = ?", (_now_us(), media_id))
 
     def refuse(self, path: str | Path, stat: os.stat_result | None, reason: str) -> None:
         """Not to be looked at again until the file changes; `stat` is None where it could not even be asked."""
         with self._db.write() as db:
-            db.execute(_UPSERT_FILE, _file_row(path, stat, "refused", _now_us(), reason=reason))
+            db.execute(UPSERT_FILE, _file_row(path, stat, "refused", _now_us(), reason=reason))
 
     def refused(self) -> list[tuple[str, str]]:
         """(path as shown, reason) of every file refused."""
@@ -215,7 +169,7 @@ class Sources:
         rows = [_file_row(path, stat, "waiting", _now_us()) for path, stat in files]
         if rows:
             with self._db.write() as db:
-                db.executemany(_UPSERT_FILE, rows)
+                db.executemany(UPSERT_FILE, rows)
 
     def touch(self, paths: Sequence[str]) -> None:
         """These known files are still there. Writes nothing for those touched within the hour."""
@@ -254,6 +208,10 @@ class Sources:
             yield from self._media("WHERE seq > ? AND seq <= ? ORDER BY seq", [last, seqs[-1][0]])
             last = seqs[-1][0]
 
+    def newest_ids(self) -> list[str]:
+        """Every medium, the latest first."""
+        return [media_id for (media_id,) in self._db.query("SELECT media_id FROM media ORDER BY seq DESC")]
+
     def count(self) -> int:
         return int(self._db.query("SELECT count(*) FROM media")[0][0])
 
@@ -286,16 +244,53 @@ class Sources:
         """Their run was stopped in an orderly way before it was through: as if it had not begun."""
         self._update_media("announced = 0, attempts = 0", media_ids)
 
-    def forget(self, media_id: str) -> tuple[str, ...]:
-        """Erase every trace of a medium.
-
-        Returns:
-            the paths at which it was seen last; while such a file lies in a watched folder it will be taken again.
-        """
+    def original_removed(self, media_ids: Collection[str]) -> None:
+        """Retention has removed our copies; what was found in them stays."""
+        now = _now_us()
         with self._db.write() as db:
-            paths = db.execute("SELECT path FROM files WHERE media_id = ?", (media_id,)).fetchall()
+            rows = [(media_id, now) for media_id in media_ids]
+            db.executemany("INSERT OR REPLACE INTO removed_originals (media_id, removed_at) VALUES (?, ?)", rows)
+
+    def without_original(self) -> list[str]:
+        """Media whose original retention has removed."""
+        return [i for (i,) in self._db.query("SELECT media_id FROM removed_originals WHERE restored_at IS NULL")]
+
+    def begin_letting_go(self, media_ids: Collection[str]) -> None:
+        """From now on these media are on their way out, whatever becomes of the process that removes them."""
+        with self._db.write() as db:
+            db.executemany("INSERT OR IGNORE INTO leaving VALUES (?)", [(media_id,) for media_id in media_ids])
+
+    def leaving(self) -> list[str]:
+        """Media whose removal has begun."""
+        return [media_id for (media_id,) in self._db.query("SELECT media_id FROM leaving")]
+
+    def let_go(self, media_ids: Collection[str], reason: str) -> None:
+        """Forget these media for good; files of theirs that stay where they are are not taken again by themselves."""
+        with self._db.write() as db:
+            for chunk in chunks(list(media_ids)):
+                here = f"media_id IN ({marks(chunk)})"
+                refused = f"UPDATE files SET state = 'refused', media_id = NULL, reason = ? WHERE {here}"  # noqa: S608
+                db.execute(refused, [reason, *chunk])
+                db.execute(f"DELETE FROM media WHERE {here}", chunk)  # noqa: S608
+
+    def ages(self) -> pa.Table:
+        """Every medium in the order in which they came (schema `MEDIA_AGES`), set-based."""
+        columns: list[Sequence[Any]] = list(zip(*self._db.query(AGES), strict=True)) or [()] * len(MEDIA_AGES)
+        columns[2] = [shown(name) for name in columns[2]]
+        flags = [[bool(flag) for flag in column] for column in columns[6:]]
+        arrays = [pa.array(v, type=f.type) for v, f in zip([*columns[:6], *flags], MEDIA_AGES, strict=True)]
+        return pa.Table.from_arrays(arrays, schema=MEDIA_AGES)
+
+    def paths(self, media_id: str) -> tuple[str, ...]:
+        """Where a medium was seen last."""
+        rows = self._db.query("SELECT path FROM files WHERE media_id = ?", [media_id])
+        return tuple(os.fsdecode(path) for (path,) in rows)
+
+    def forget(self, media_id: str) -> None:
+        """Erase every trace of a medium; a file of it that stays in a watched folder will be taken again."""
+        with self._db.write() as db:
+            db.execute("DELETE FROM notes WHERE value IN (SELECT path FROM files WHERE media_id = ?)", (media_id,))
             db.execute("DELETE FROM media WHERE media_id = ?", (media_id,))
-        return tuple(os.fsdecode(path) for (path,) in paths)
 
     # -- notes and views -----------------------------------------------------------------------------------------
 
@@ -316,19 +311,21 @@ class Sources:
     def table(self) -> pa.Table:
         """Every file seen, for the SQL view `sources` (schema `SOURCES`)."""
         rows = self._db.query(
-            "SELECT media_id, path, bytes, modified_at, first_seen, last_seen, state, reason FROM files ORDER BY path"
+            "SELECT f.media_id, path, bytes, modified_at, first_seen, last_seen, state, reason, removed_at "
+            "FROM files AS f LEFT JOIN removed_originals AS r ON r.media_id = f.media_id AND r.restored_at IS NULL "
+            "ORDER BY path"
         )
-        columns = list(zip(*rows, strict=True)) if rows else [()] * 8
-        ids, paths, sizes, modified, first, last, states, reasons = columns
+        columns = list(zip(*rows, strict=True)) if rows else [()] * 9
+        ids, paths, sizes, modified, first, last, states, reasons, removed = columns
         names = [shown(Path(os.fsdecode(path)).name) for path in paths]
-        data = [ids, [shown(path) for path in paths], names, sizes, modified, first, last, states, reasons]
+        data = [ids, [shown(path) for path in paths], names, sizes, modified, first, last, states, reasons, removed]
         arrays = [pa.array(values, type=field.type) for values, field in zip(data, SOURCES, strict=True)]
         return pa.Table.from_arrays(arrays, schema=SOURCES)
 
     # -- inside --------------------------------------------------------------------------------------------------
 
     def _media(self, clause: str, values: Sequence[object]) -> list[KnownMedium]:
-        rows = self._db.query(f"SELECT {_MEDIUM} {clause}", values)
+        rows = self._db.query(f"SELECT {MEDIUM} {clause}", values)
         names: dict[str, list[str]] = {}
         for chunk in chunks([row[0] for row in rows]):
             query = f"SELECT media_id, name FROM names WHERE media_id IN ({marks(chunk)}) ORDER BY rowid"  # noqa: S608
@@ -347,6 +344,7 @@ class Sources:
                 names=tuple(names.get(row[0], ())),
                 announced=bool(row[8]),
                 attempts=row[9],
+                original_removed_at=datetime.fromtimestamp(row[10] / 1e6, UTC) if row[10] else None,
             )
             for row in rows
         ]

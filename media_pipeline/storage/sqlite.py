@@ -7,7 +7,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,23 @@ class Database:
         if found < self._version:
             db.executescript(f"BEGIN IMMEDIATE; {self._ddl} PRAGMA user_version = {self._version}; COMMIT;")
         return db
+
+
+def compact(file: Path) -> None:
+    """Writes a file anew without free pages and empties its log: no byte of a deleted row stays. Others may go on.
+
+    Raises:
+        StorageConflict: readers or writers held it for longer than `BUSY_TIMEOUT_S`; it can be repeated.
+    """
+    if not file.exists():
+        return
+    with _translated(file), closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as db:
+        db.execute("VACUUM")
+        deadline = time.monotonic() + BUSY_TIMEOUT_S
+        while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
+            if time.monotonic() > deadline:
+                raise StorageConflict(f"{file} is being read without a pause", "try again")
+            time.sleep(0.1)
 
 
 def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:

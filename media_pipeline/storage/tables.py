@@ -18,7 +18,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, Schema
+from deltalake import DeltaTable, Schema
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 from filelock import FileLock, Timeout
@@ -30,6 +30,9 @@ from media_pipeline.storage._files import (
     DataFile,
     MediaIndex,
     declared_schema,
+    drop_log_before,
+    fitted,
+    missing_columns,
     neighbours,
     order_of,
     read_file,
@@ -37,6 +40,7 @@ from media_pipeline.storage._files import (
     stored_schema,
     write_file,
 )
+from media_pipeline.storage._snapshot import EXACT, Seen, Snapshot, commit
 from media_pipeline.storage.disk import disk_full_explained
 
 logger = logging.getLogger(__name__)
@@ -51,23 +55,6 @@ _CONFIGURATION = {
     "delta.logRetentionDuration": "interval 7 days",
     "delta.deletedFileRetentionDuration": "interval 7 days",
 }
-_HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=True)
-# No quiet rebase by delta-rs: two appends of the same medium would not conflict in its eyes.
-_EXACT = CommitProperties(max_commit_retries=0)
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """One version of a table, files in order of writing."""
-
-    delta: DeltaTable
-    version: int
-    files: tuple[DataFile, ...]
-    schema: pa.Schema  # as stored
-
-    @property
-    def next_order(self) -> str:
-        return f"{self.version + 1:012d}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +80,7 @@ class Tables:
         self._root = root
         self._locks = locks
         self._indexes: dict[str, MediaIndex] = {}
+        self._seen: dict[str, Seen] = {}
 
     # ------------------------------------------------------------------ shape
 
@@ -108,7 +96,7 @@ class Tables:
             ContractViolation: a column exists with another type, or has one that Delta cannot keep.
         """
         wanted = stored_schema(schema)
-        if self.exists(name) and not _missing(name, self._open(name).schema, wanted):
+        if self.exists(name) and not missing_columns(name, self._look(name).schema, wanted):
             return
         with self._locked(name):
             self._retrying(name, lambda: self._grow(name, wanted))
@@ -122,16 +110,16 @@ class Tables:
             mode="ignore",
             name=name,
             configuration=_CONFIGURATION,
-            commit_properties=_EXACT,
+            commit_properties=EXACT,
         )
         snapshot = self._open(name)
-        missing = _missing(name, snapshot.schema, wanted)
+        missing = missing_columns(name, snapshot.schema, wanted)
         if missing:
             fields = Schema.from_arrow(pa.schema(missing)).fields
-            snapshot.delta.alter.add_columns(list(fields), commit_properties=_EXACT)
+            snapshot.delta.alter.add_columns(list(fields), commit_properties=EXACT)
 
     def schema(self, name: str) -> pa.Schema:
-        return declared_schema(self._open(name).schema)
+        return declared_schema(self._look(name).schema)
 
     # ------------------------------------------------------------------ rows
 
@@ -168,7 +156,7 @@ class Tables:
         def attempt() -> None:
             snapshot = self._open(name)
             old = self._rows(name, snapshot, ids) if read else declared_schema(snapshot.schema).empty_table()
-            self._swap(name, snapshot, _fitted(name, change(old), snapshot.schema, ids), ids)
+            self._swap(name, snapshot, fitted(name, change(old), snapshot.schema, ids), ids)
 
         with self._locked(name):
             self._retrying(name, attempt)
@@ -185,22 +173,29 @@ class Tables:
         Raises:
             ContractViolation: there is no such table or column.
         """
-        return self._rows(name, self._open(name), None if media_ids is None else set(media_ids), columns)
+        return self._rows(name, self._look(name), None if media_ids is None else set(media_ids), columns)
 
     # ------------------------------------------------------------------ files
 
     def version(self, name: str) -> int:
-        return self._open(name).version
+        return self._look(name).version
+
+    def folder(self, name: str) -> Path:
+        """Where its files lie, also for some time those that are no longer current."""
+        return self._root / name
 
     def files(self, name: str) -> list[str]:
         """Absolute paths of the current Parquet files, in order of writing; none where there is no table."""
-        return self._paths(name, self._open(name).files) if self.exists(name) else []
+        return self._paths(name, self._look(name).files) if self.exists(name) else []
 
-    def stored(self, name: str) -> Stored:
-        """The current version as its files. They stay readable for the retention time of `vacuum`."""
-        snapshot = self._open(name)
+    def stored(self, name: str, media_ids: Collection[str] | None = None) -> Stored:
+        """The current version as its files, or those of them that may hold these media.
+
+        They stay readable for the retention time of `vacuum`.
+        """
+        snapshot = self._look(name)
         columns: set[str] = set()
-        paths = self._paths(name, snapshot.files)
+        paths = self._paths(name, self._index(name).holding(snapshot.files, media_ids))
         for path in reversed(paths):  # the newest file has them all, except right after a column was added
             if columns.issuperset(snapshot.schema.names):
                 break
@@ -229,6 +224,20 @@ class Tables:
                 path.unlink(missing_ok=True)
         return [str(path) for path in removed]
 
+    def names(self) -> list[str]:
+        """The tables that lie here, whoever made them."""
+        return sorted(path.name for path in self._root.glob("*") if self.exists(path.name))
+
+    def purge(self, name: str) -> list[str]:
+        """Removes all history: data files and log entries of earlier versions. Who still reads one of them fails.
+
+        Returns the removed data files.
+        """
+        with self._locked(name):
+            self._open(name).delta.create_checkpoint()
+            drop_log_before(self._root / name, self._open(name).version)
+        return self.vacuum(name, retention_hours=0)
+
     # ------------------------------------------------------------------ inner workings
 
     def _uri(self, name: str) -> str:
@@ -237,7 +246,14 @@ class Tables:
     def _index(self, name: str) -> MediaIndex:
         return self._indexes.setdefault(name, MediaIndex(self._root / name))
 
-    def _open(self, name: str) -> _Snapshot:
+    def _look(self, name: str) -> Snapshot:
+        """The present version for readers: what was seen before, unless the log has a newer entry or is another one."""
+        seen = self._seen.get(name)
+        if seen is None or not seen.is_newest():
+            seen = self._seen[name] = Seen(self._root / name, self._open(name))
+        return seen.snapshot
+
+    def _open(self, name: str) -> Snapshot:
         try:
             delta = DeltaTable(self._uri(name))
         except TableNotFoundError:
@@ -246,7 +262,7 @@ class Tables:
         actions = pa.RecordBatchReader.from_stream(delta.get_add_actions()).read_all()
         pairs = zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
         files = tuple(DataFile(path, size) for path, size in sorted(pairs))
-        return _Snapshot(delta, delta.version(), files, pa.schema(delta.schema().to_arrow()))
+        return Snapshot(delta, delta.version(), files, pa.schema(delta.schema().to_arrow()))
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -275,7 +291,7 @@ class Tables:
     def _rows(
         self,
         name: str,
-        snapshot: _Snapshot,
+        snapshot: Snapshot,
         media_ids: set[str] | None = None,
         columns: Sequence[str] | None = None,
     ) -> pa.Table:
@@ -284,15 +300,13 @@ class Tables:
         unknown = [column for column in wanted if column not in declared.names]
         if unknown:
             raise ContractViolation(f"table {name} has no column {', '.join(unknown)}", f"it has {declared.names}")
-        files: Sequence[DataFile] = snapshot.files
-        if media_ids is not None:
-            files = self._index(name).holding(files, media_ids)
+        files = self._index(name).holding(snapshot.files, media_ids)
         rows = self._load(name, files, snapshot.schema, list(dict.fromkeys(["media_id", *wanted])), media_ids)
         # Stable: ties keep the order of writing.
         rows = rows.take(pc.sort_indices(rows["media_id"]))
         return rows.select(wanted).cast(pa.schema([declared.field(column) for column in wanted]))
 
-    def _swap(self, name: str, snapshot: _Snapshot, rows: pa.Table, media_ids: set[str]) -> None:
+    def _swap(self, name: str, snapshot: Snapshot, rows: pa.Table, media_ids: set[str]) -> None:
         """One commit from the snapshot to the same without these media's old rows and with the new ones."""
         adds: list[AddAction] = []
         removes: list[RemoveAction] = []
@@ -307,7 +321,7 @@ class Tables:
                     adds.append(write_file(self._root / name, rest, order_of(file.name), data_change=True))
             if rows.num_rows:
                 adds.append(write_file(self._root / name, rows, snapshot.next_order, data_change=True))
-            _commit(snapshot, adds, removes)
+            commit(snapshot, adds, removes)
 
     def _tidy(self, name: str) -> None:
         """Merges where enough small files have gathered. The rows are safe already, so no failure of it matters."""
@@ -320,7 +334,7 @@ class Tables:
         except (CommitFailedError, DiskFull) as error:
             logger.warning("table %s is left in many small files for now: %s", name, error)
 
-    def _merge(self, name: str, snapshot: _Snapshot, limit: int) -> None:
+    def _merge(self, name: str, snapshot: Snapshot, limit: int) -> None:
         """Merges neighbours among the files below `limit`, at most about the largest class in memory at a time.
 
         Neighbours in order of writing, not of media_id: media that came together are analysed again together, and
@@ -334,7 +348,7 @@ class Tables:
                 rows = rows.take(pc.sort_indices(rows["media_id"]))
                 adds.append(write_file(self._root / name, rows, order_of(group[0].name), data_change=False))
                 removes.extend(file.remove_action(data_change=False) for file in group)
-            _commit(snapshot, adds, removes)
+            commit(snapshot, adds, removes)
 
     def _load(
         self,
@@ -362,39 +376,3 @@ class Tables:
                 if add.path not in current:
                     (self._root / name / add.path).unlink(missing_ok=True)
             raise
-
-
-def _commit(snapshot: _Snapshot, adds: list[AddAction], removes: list[RemoveAction]) -> None:
-    if adds or removes:
-        snapshot.delta.create_write_transaction(
-            [*adds, *removes],
-            "append",
-            snapshot.delta.schema(),
-            commit_properties=_EXACT,
-            post_commithook_properties=_HOOKS,
-        )
-
-
-def _missing(name: str, have: pa.Schema, wanted: pa.Schema) -> list[pa.Field]:
-    have, wanted_declared = declared_schema(have), declared_schema(wanted)
-    for field in wanted_declared:
-        if field.name in have.names and have.field(field.name).type != field.type:
-            raise ContractViolation(
-                f"column {field.name} of table {name} is {have.field(field.name).type}, not {field.type}",
-                "give the changed column another name",
-            )
-    return [field for field in wanted if field.name not in have.names]
-
-
-def _fitted(name: str, rows: pa.Table, schema: pa.Schema, media_ids: set[str]) -> pa.Table:
-    """`rows` with exactly the table's columns, as stored."""
-    unknown = [column for column in rows.column_names if column not in schema.names]
-    if unknown:
-        raise ContractViolation(f"table {name} has no column {', '.join(unknown)}", "call ensure() with the new schema")
-    foreign = set(rows["media_id"].unique().to_pylist()) - media_ids
-    if foreign:
-        raise ContractViolation(f"rows of media that are not replaced in {name}: {sorted(map(str, foreign))[:3]}")
-    columns = [
-        rows[f.name].cast(f.type) if f.name in rows.column_names else pa.nulls(rows.num_rows, f.type) for f in schema
-    ]
-    return pa.table(columns, schema=schema).combine_chunks()

@@ -117,6 +117,28 @@ _NSFW_MEDIA = """
     FROM library.nsfw GROUP BY media_id, label, source
 """
 
+# What rules say of each medium, and above it what people decided: of approvals and blocks that were not undone the
+# newest counts. A medium on which somebody decided has a row, whatever became of what rules said.
+_MODERATION = """
+    WITH undone AS (
+        SELECT undoes AS decision_id FROM library.moderation_decisions WHERE undoes IS NOT NULL
+    ), standing AS (
+        SELECT media_id, max_by(decisions, decision_id) AS newest
+        FROM library.moderation_decisions AS decisions ANTI JOIN undone USING (decision_id)
+        WHERE action IN ('approve', 'block') GROUP BY media_id
+    ), decided AS (
+        SELECT
+            media_id, if(newest.action = 'approve', 'allow', 'block') AS verdict, newest.decided_by AS decided_by,
+            newest.decided_at AS decided_at, newest.reason AS reason
+        FROM standing
+    )
+    SELECT
+        media_id, coalesce(decided.verdict, rules.verdict) AS verdict, rules.reasons, rules.rules_version,
+        coalesce(decided.decided_by, 'rules') AS decided_by, coalesce(decided.decided_at, rules."at") AS decided_at,
+        rules.verdict AS rule_verdict, rules.unchecked, decided.reason AS decision_reason
+    FROM library.moderation AS rules FULL JOIN decided USING (media_id)
+"""
+
 VIEWS = (
     _view("media", _MEDIA, media="added_at", duplicate_pairs="other_id"),
     _view("faces", _FACES, faces="track_index", face_persons="person_id"),
@@ -144,4 +166,18 @@ VIEWS = (
         identities="",
     ),
     _view("nsfw_media", _NSFW_MEDIA, nsfw="label score explicit"),
+    _view("moderation", _MODERATION, moderation="unchecked", moderation_decisions=""),
 )
+
+# Tables whose rows of other media are needed to tell what one medium is: a duplicate of which other.
+SHARED = frozenset({"media", "duplicate_pairs"})
+
+
+def views_of_media() -> tuple[View, ...]:
+    """The views as they are when only some media are looked at: without what counts over all, and without verdicts."""
+    known = "SELECT identity_id AS {}, name, samples FROM library.identities WHERE kind = '{}'"
+    plain = {
+        "persons": _view("persons", known.format("person_id", "person"), identities=""),
+        "voices": _view("voices", known.format("voice_id", "voice"), identities=""),
+    }
+    return tuple(plain.get(view.name, view) for view in VIEWS if view.name != "moderation")

@@ -1,11 +1,13 @@
 """The words of all media: a full-text index in SQLite (FTS5), ranked by BM25 (Robertson and Zaragoza 2009).
 
-Two indexes over the same passages: one of words, asked by their beginnings, so that "Rechnung" finds
-"Rechnungsnummer"; and one of trigrams, so that "Nummer" does too, which German needs. Both hold a text without accents
-and, where it has umlauts, once more with them spelt out: "Müller", "Muller" and "Mueller" are one word to a searcher.
+Passages are found by their words, asked by their beginnings, so that "Rechnung" finds "Rechnungsnummer". That "Nummer"
+does too, which German needs, takes a second index, of the trigrams of all different words: it says in which of them
+"nummer" stands, and passages are asked for these. A text is held without accents and, where it has umlauts, once more
+with them spelt out: "Müller", "Muller" and "Mueller" are one word to a searcher.
 
-The index follows the tables' files: these never change, so only media in files that came or went can have changed. It
-is a cache: missing or damaged, it is made again.
+The index follows the tables' files: these never change, so only media in files that came or went can have changed. A
+file at a time is one transaction: what is cut off goes on where it stopped. The index is a cache: missing or damaged,
+it is made again.
 """
 
 from __future__ import annotations
@@ -14,8 +16,7 @@ import hashlib
 import json
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -24,38 +25,42 @@ import pyarrow as pa
 from filelock import FileLock
 
 from media_pipeline.storage._files import media_in
-from media_pipeline.storage._folding import (
-    INSIDE,
-    MIN_INSIDE_CHARS,
-    MIN_PREFIX_CHARS,
-    Term,
-    Word,
-    answer,
-    parse_query,
-    words,
-)
+from media_pipeline.storage._folding import INSIDE, MIN_INSIDE_CHARS, PREFIX, Term, parse_query, words
+from media_pipeline.storage._word_query import WordHit, hit_of, inside, whole
 from media_pipeline.storage.layout import Layout
-from media_pipeline.storage.sqlite import Database, chunks, marks
+from media_pipeline.storage.sqlite import Database, chunks, compact, marks
 from media_pipeline.storage.tables import Tables
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CANDIDATES = 300  # passages per index that are looked at closely
-_VERSION = 1  # also when folding or the cutting of passages changes: deleting from FTS5 needs the text as it went in
+CANDIDATES = 300  # passages that are looked at closely, of each way to ask
+_RANKED = 10_000  # passages that are ranked
+_FORMS = 200  # words in which a part of a word is looked for
+_VERSION = 3  # also when folding or the cutting of passages changes: deleting from FTS5 needs the text as it went in
 
 _DDL = """
 CREATE TABLE IF NOT EXISTS file(id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL);  -- "<table>/<Parquet file>"
 CREATE TABLE IF NOT EXISTS medium(id INTEGER PRIMARY KEY, media_id TEXT UNIQUE NOT NULL, digest BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS lies_in(
     file INTEGER NOT NULL, medium INTEGER NOT NULL, PRIMARY KEY (file, medium)) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS lies_in_medium ON lies_in(medium);
 CREATE TABLE IF NOT EXISTS passage(
     id INTEGER PRIMARY KEY, medium INTEGER NOT NULL, source TEXT NOT NULL, row_index INTEGER NOT NULL, pts_s REAL,
     text TEXT NOT NULL, marks TEXT NOT NULL);
 CREATE INDEX IF NOT EXISTS passage_medium ON passage(medium);
 CREATE VIRTUAL TABLE IF NOT EXISTS whole USING fts5(plain, spelt, content='', tokenize='unicode61 remove_diacritics 2');
-CREATE VIRTUAL TABLE IF NOT EXISTS inside USING fts5(plain, spelt, content='', tokenize='trigram');
+CREATE VIRTUAL TABLE IF NOT EXISTS vocabulary USING fts5vocab(whole, row);
+CREATE TABLE IF NOT EXISTS term(id INTEGER PRIMARY KEY, word TEXT UNIQUE NOT NULL);
+CREATE VIRTUAL TABLE IF NOT EXISTS inside USING fts5(word, content='term', content_rowid='id', tokenize='trigram');
+"""
+
+
+# One parameter, however many media.
+_PASSAGES_OF = """
+SELECT passage.id FROM passage JOIN medium ON medium.id = passage.medium
+WHERE media_id IN (SELECT value FROM json_each(?))
 """
 
 
@@ -73,17 +78,6 @@ class Document(Protocol):
     @property
     def marks(self) -> Sequence[tuple[int, float | None]]:
         """(offset in text, pts_s), ascending, where parts of the text have moments of their own."""
-
-
-@dataclass(frozen=True, slots=True)
-class WordHit:
-    media_id: str
-    source: str
-    row_index: int
-    pts_s: float | None  # seconds, of the part in which the first word was found
-    text: str
-    spans: tuple[tuple[int, int], ...]  # of the words in `text`, half-open, ascending
-    score: float  # share of the query's words that were found, [0, 1]; parts of words count for less
 
 
 class WordIndex:
@@ -110,16 +104,19 @@ class WordIndex:
         self._lock = FileLock(self._lock_path, fallback_to_soft=False, poll_interval=0.01)
         self._opened: Database | None = None
 
-    def search(self, query: str, k: int) -> list[WordHit]:
+    def search(self, query: str, k: int, media_ids: Collection[str] | None = None) -> list[WordHit]:
         """The passages with most of the query's words, best first. The index is brought up to date first.
 
         Words in quotes must stand in the text as they are. Nothing else in the query has a meaning of its own.
+
+        Args:
+            media_ids: only passages of these media; None for all
         """
         terms = parse_query(query)
         if not terms:
             return []
         self.refresh()
-        return self._mending(lambda: self._search(terms, k))
+        return self._mending(lambda: self._search(terms, k, media_ids))
 
     def refresh(self) -> int:
         """Brings the index up to date with the tables; the number of media that changed.
@@ -131,6 +128,24 @@ class WordIndex:
             return 0
         with self._lock:
             return self._mending(self._update)
+
+    def purge(self) -> None:
+        """Brings the index up to date and clears what deleted passages left in it and in its file."""
+        for path in self._path.parent.glob("words-*.sqlite*"):
+            if not path.name.startswith(self._path.name):  # of another version of this program: nobody keeps it up
+                path.unlink(missing_ok=True)
+        if not self._path.exists():
+            return
+        self.refresh()
+        with self._lock:
+            with self._db().write() as db:
+                # Deleting from FTS5 only adds a mark; merging everything removes what it stands for.
+                db.execute("INSERT INTO whole(whole) VALUES ('optimize')")
+                unused = "FROM term WHERE word NOT IN (SELECT term FROM vocabulary)"
+                db.execute(f"INSERT INTO inside(inside, rowid, word) SELECT 'delete', id, word {unused}")
+                db.execute(f"DELETE {unused}")
+                db.execute("INSERT INTO inside(inside) VALUES ('optimize')")
+            compact(self._path)
 
     def close(self) -> None:
         if self._opened is not None:
@@ -148,21 +163,43 @@ class WordIndex:
     def _update(self) -> int:
         came, went = self._differences()
         paths = {f"{t}/{Path(path).name}": path for t in self._sources for path in self._tables.files(t)}
-        holds = {name: sorted(media_in(Path(paths[name]))) for name in sorted(came & paths.keys())}
+        done: set[str] = set()
+        changed = 0
+        for name in sorted(came & paths.keys()):
+            changed += self._take(name, sorted(media_in(Path(paths[name]))), done)
+        if went:
+            changed += self._drop(sorted(went), done)
+        return changed
+
+    def _take(self, name: str, held: Sequence[str], done: set[str]) -> int:
+        """A file that came. Its media are read together: in the other tables they mostly lie together too."""
         changed = 0
         with self._db().write() as db:
-            gone = _ids(db, "file", "name", sorted(went))
-            touched = {media_id for held in holds.values() for media_id in held} | _media_of(db, list(gone.values()))
-            for chunk in chunks(sorted(touched)):
+            for chunk in chunks([media_id for media_id in held if media_id not in done]):
+                changed += self._replace(db, chunk)
+            file = db.execute("INSERT INTO file(name) VALUES (?)", (name,)).lastrowid
+            known = _ids(db, "medium", "media_id", held)
+            db.executemany("INSERT INTO lies_in VALUES (?, ?)", [(file, medium) for medium in known.values()])
+        done.update(held)
+        return changed
+
+    def _drop(self, names: Sequence[str], done: set[str]) -> int:
+        """Files that went, and with them media that lie in no other."""
+        changed = 0
+        with self._db().write() as db:
+            gone = _ids(db, "file", "name", names)
+            touched = _media_of(db, list(gone.values()))
+            for chunk in chunks(sorted(touched - done)):
                 changed += self._replace(db, chunk)
             for number in gone.values():
                 db.execute("DELETE FROM lies_in WHERE file = ?", (number,))
                 db.execute("DELETE FROM file WHERE id = ?", (number,))
-            for name, held in holds.items():
-                file = db.execute("INSERT INTO file(name) VALUES (?)", (name,)).lastrowid
-                known = _ids(db, "medium", "media_id", held)
-                db.executemany("INSERT INTO lies_in VALUES (?, ?)", [(file, medium) for medium in known.values()])
-            db.execute("DELETE FROM medium WHERE id NOT IN (SELECT medium FROM lies_in)")
+            for chunk in chunks(sorted(touched)):
+                db.execute(
+                    f"DELETE FROM medium WHERE media_id IN ({marks(chunk)})"  # noqa: S608
+                    " AND NOT EXISTS (SELECT 1 FROM lies_in WHERE lies_in.medium = medium.id)",
+                    chunk,
+                )
         return changed
 
     def _replace(self, db: sqlite3.Connection, media_ids: Sequence[str]) -> int:
@@ -175,15 +212,16 @@ class WordIndex:
                 media_ids,
             )
         }
-        changed = 0
+        changed, seen = 0, set[str]()
         for media_id in media_ids:
             mine = {name: tables[media_id] for name, tables in rows.items() if media_id in tables}
             records = [(d.source, d.row_index, d.pts_s, d.text, json.dumps(d.marks)) for d in self._documents(mine)]
             digest = hashlib.blake2b(repr(records).encode(), digest_size=16).digest()
             number, before = known.get(media_id, (None, None))
             if digest != before:
-                _write(db, media_id, number, digest, records)
+                seen |= _write(db, media_id, number, digest, records)
                 changed += 1
+        _learn(db, sorted(seen))
         return changed
 
     def _read(self, name: str, media_ids: Sequence[str]) -> pa.Table:
@@ -192,32 +230,60 @@ class WordIndex:
 
     # ------------------------------------------------------------------ asking
 
-    def _search(self, terms: Sequence[Term], k: int) -> list[WordHit]:
-        order: dict[int, int] = {}
-        for index, expression in (("whole", _whole(terms)), ("inside", _inside(terms))):
-            for number in self._candidates(index, expression):
-                order.setdefault(number, len(order))
-        found = []
-        for numbers in chunks([str(number) for number in order]):
+    def _search(self, terms: Sequence[Term], k: int, media_ids: Collection[str] | None) -> list[WordHit]:
+        looked_at: set[int] = set()
+        found: list[tuple[float, int, WordHit]] = []
+        # The next look finds nothing that scores higher than this: with k hits as good it is not worth its time.
+        looks: tuple[tuple[Callable[[], str], float], ...] = (
+            (lambda: whole(terms, " AND "), 1.0),
+            (lambda: whole(terms, " OR ") if len(terms) > 1 else "", PREFIX),
+            (lambda: inside(terms, self._words_with), INSIDE),
+        )
+        for expression, best in looks:
+            if len(found) >= k and found[k - 1][0] <= -best:
+                break
+            numbers = [n for n in self._candidates(expression(), media_ids) if n not in looked_at]
+            hits = self._hits(terms, numbers)
+            found += [(-hits[n].score, len(looked_at) + at, hits[n]) for at, n in enumerate(numbers) if n in hits]
+            looked_at.update(numbers)
+            found.sort(key=lambda entry: entry[:2])
+        return [hit for *_, hit in found[:k]]
+
+    def _hits(self, terms: Sequence[Term], numbers: Sequence[int]) -> dict[int, WordHit]:
+        """These passages looked at closely, those that are none left out."""
+        found = {}
+        for chunk in chunks([str(number) for number in numbers]):
             rows = self._db().query(
                 "SELECT passage.id, media_id, source, row_index, pts_s, text, marks FROM passage"  # noqa: S608
-                f" JOIN medium ON medium.id = passage.medium WHERE passage.id IN ({marks(numbers)})",
-                numbers,
+                f" JOIN medium ON medium.id = passage.medium WHERE passage.id IN ({marks(chunk)})",
+                chunk,
             )
-            found += [(hit, order[number]) for number, *row in rows if (hit := _hit(terms, *row)) is not None]
-        found.sort(key=lambda pair: (-pair[0].score, pair[1]))
-        return [hit for hit, _ in found[:k]]
+            found.update({number: hit for number, *row in rows if (hit := hit_of(terms, *row)) is not None})
+        return found
 
-    def _candidates(self, index: str, expression: str) -> list[int]:
+    def _words_with(self, part: str) -> list[str]:
+        """Words of the library with this inside, the shortest first: of many these are the nearest to it."""
+        sql = f"SELECT word FROM inside WHERE inside MATCH ? ORDER BY length(word), word LIMIT {_FORMS}"  # noqa: S608
+        return [word for (word,) in self._db().query(sql, (f'"{part}"',))]
+
+    def _candidates(self, expression: str, media_ids: Collection[str] | None) -> list[int]:
         if not expression:
             return []
-        sql = f"SELECT rowid FROM {index} WHERE {index} MATCH ? ORDER BY rank LIMIT {CANDIDATES}"  # noqa: S608
-        return [number for (number,) in self._db().query(sql, (expression,))]
+        where, values = "whole MATCH ?", [expression]
+        if media_ids is not None:
+            where += f" AND rowid IN ({_PASSAGES_OF})"
+            values.append(json.dumps(list(media_ids)))
+        # Ranking reads every passage that matches. Of a word that stands in most of them the latest are enough.
+        latest = f"SELECT rowid, rank FROM whole WHERE {where} ORDER BY rowid DESC LIMIT {_RANKED}"  # noqa: S608
+        sql = f"SELECT rowid FROM ({latest}) ORDER BY rank LIMIT {CANDIDATES}"  # noqa: S608
+        return [number for (number,) in self._db().query(sql, values)]
 
     # ------------------------------------------------------------------ the file
 
     def _db(self) -> Database:
         if self._opened is None:
+            for old in set(self._path.parent.glob("words-*")) - set(self._path.parent.glob(f"{self._path.name}*")):
+                old.unlink(missing_ok=True)  # of other versions: nobody would erase from them any more
             self._opened = Database(self._path, _DDL, version=_VERSION)
         return self._opened
 
@@ -239,72 +305,36 @@ class WordIndex:
             path.unlink(missing_ok=True)
 
 
-def _whole(terms: Sequence[Term]) -> str:
-    """The FTS5 expression over words. Words are letters and digits only and stand in quotes: no syntax gets through."""
-    phrases = [_either(_phrase(t.words, "plain"), _phrase(t.words, "spelt")) for t in terms if t.quoted]
-    if phrases:
-        return " AND ".join(phrases)
-    return " OR ".join(_either(_beginning(t.words[0].plain), _beginning(t.words[0].spelt)) for t in terms)
-
-
-def _inside(terms: Sequence[Term]) -> str:
-    if any(term.quoted for term in terms):
-        return ""
-    asked = [term.words[0] for term in terms if len(term.words[0].plain) >= MIN_INSIDE_CHARS]
-    return " OR ".join(_either(f'"{word.plain}"', f'"{word.spelt}"') for word in asked)
-
-
-def _phrase(asked: Sequence[Word], form: str) -> str:
-    return '"' + " ".join(getattr(word, form) for word in asked) + '"'
-
-
-def _beginning(word: str) -> str:
-    return f'"{word}" *' if len(word) >= MIN_PREFIX_CHARS else f'"{word}"'
-
-
-def _either(a: str, b: str) -> str:
-    return a if a == b else f"({a} OR {b})"
-
-
-def _hit(
-    terms: Sequence[Term], media_id: str, source: str, row_index: int, pts_s: float | None, text: str, places: str
-) -> WordHit | None:
-    """The passage as a hit, if it has all quoted phrases and at least half of the query's words.
-
-    A word that stands only inside another one is half a word: "sign" in "Assignee" answers no question of two words.
-    """
-    here = words(text)
-    answers = [(term, *answer(term, here)) for term in terms]
-    if any(term.quoted and not grade for term, grade, _ in answers):
-        return None
-    if sum(2 if grade > INSIDE else 1 for _, grade, _ in answers if grade) < len(terms):
-        return None
-    spans = tuple(sorted({(word.start, word.end) for _, _, found in answers for word in found}))
-    for offset, moment in json.loads(places):
-        if offset <= spans[0][0]:
-            pts_s = moment
-    score = sum(grade for _, grade, _ in answers) / len(terms)
-    return WordHit(media_id, source, row_index, pts_s, text, spans, score)
-
-
 def _write(
     db: sqlite3.Connection, media_id: str, number: int | None, digest: bytes, records: Sequence[tuple[object, ...]]
-) -> None:
+) -> set[str]:
+    """Replaces the passages of a medium; returns their words."""
     if number is None:
         number = db.execute("INSERT INTO medium(media_id, digest) VALUES (?, ?)", (media_id, digest)).lastrowid
     else:
         for passage, text in db.execute("SELECT id, text FROM passage WHERE medium = ?", (number,)).fetchall():
-            for index in ("whole", "inside"):
-                sql = f"INSERT INTO {index}({index}, rowid, plain, spelt) VALUES ('delete', ?, ?, ?)"  # noqa: S608
-                db.execute(sql, (passage, *_forms(text)))
+            sql = "INSERT INTO whole(whole, rowid, plain, spelt) VALUES ('delete', ?, ?, ?)"
+            db.execute(sql, (passage, *_forms(text)))
         db.execute("DELETE FROM passage WHERE medium = ?", (number,))
         db.execute("UPDATE medium SET digest = ? WHERE id = ?", (digest, number))
+    seen: set[str] = set()
     for source, row_index, pts_s, text, places in records:
         sql = "INSERT INTO passage(medium, source, row_index, pts_s, text, marks) VALUES (?, ?, ?, ?, ?, ?)"
         passage = db.execute(sql, (number, source, row_index, pts_s, text, places)).lastrowid
-        for index in ("whole", "inside"):
-            sql = f"INSERT INTO {index}(rowid, plain, spelt) VALUES (?, ?, ?)"  # noqa: S608
-            db.execute(sql, (passage, *_forms(str(text))))
+        plain, spelt = _forms(str(text))
+        db.execute("INSERT INTO whole(rowid, plain, spelt) VALUES (?, ?, ?)", (passage, plain, spelt))
+        seen.update(plain.split(), spelt.split())
+    return seen
+
+
+def _learn(db: sqlite3.Connection, seen: Sequence[str]) -> None:
+    """Words that are new, and long enough to have another one inside."""
+    for chunk in chunks([word for word in seen if len(word) > MIN_INSIDE_CHARS]):
+        known = {word for (word,) in db.execute(f"SELECT word FROM term WHERE word IN ({marks(chunk)})", chunk)}  # noqa: S608
+        for word in chunk:
+            if word not in known:
+                number = db.execute("INSERT INTO term(word) VALUES (?)", (word,)).lastrowid
+                db.execute("INSERT INTO inside(rowid, word) VALUES (?, ?)", (number, word))
 
 
 def _forms(text: str) -> tuple[str, str]:
@@ -340,3 +370,6 @@ def _per_medium(table: pa.Table) -> dict[str, pa.Table]:
 def _values(column: pa.ChunkedArray) -> Iterator[str]:
     for chunk in column.chunks:
         yield from chunk.to_pylist()
+
+
+__all__ = ["CANDIDATES", "WordHit", "WordIndex"]

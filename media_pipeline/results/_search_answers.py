@@ -1,0 +1,178 @@
+"""The answers to questions of every kind, before anything is known of their media."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterable
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from media_pipeline.analyzers._models import ModelStore
+from media_pipeline.config import Settings
+from media_pipeline.results._identity_kinds import PERSONS, VOICES
+from media_pipeline.results._identity_samples import SampleTrack
+from media_pipeline.results._search_filter import Within
+from media_pipeline.results._search_hits import Found, Key, fused
+from media_pipeline.results._search_people import People
+from media_pipeline.results._search_pictures import Pictures, read_picture, same_pictures
+from media_pipeline.results._search_text import Meanings, wants_exact_words, word_index
+from media_pipeline.results.media import resolve
+from media_pipeline.storage._folding import MAX_QUERY_CHARS
+from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.tables import Tables
+from media_pipeline.storage.vectors import Neighbour
+
+log = logging.getLogger(__name__)
+
+Vectors = npt.NDArray[np.float32]
+
+_LOOKS = 8  # moments of a medium, evenly spread, whose neighbours are those of the medium
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """What is asked. Several questions are asked of the same media: those that answer all of them come first."""
+
+    text: str | None = None
+    image: Path | None = None
+    like: str | None = None  # media_id, the first 8 digits of it or more, or partition key
+    face: SampleTrack | None = None
+    voice: SampleTrack | None = None
+    pictures: bool = True  # whether a text is also looked for in frames
+
+    def __bool__(self) -> bool:
+        return any(one is not None for one in (self.text, self.image, self.like, self.face, self.voice))
+
+
+class Answers:
+    """Everything that can be asked of one home.
+
+    Args:
+        within: the media that are looked at, all if None
+        depth: moments that each list contributes
+    """
+
+    def __init__(
+        self,
+        tables: Tables,
+        layout: Layout,
+        settings: Settings,
+        models: ModelStore,
+        depth: int,
+        within: Collection[str] | None = None,
+    ) -> None:
+        self._tables, self._layout, self._settings, self._models = tables, layout, settings, models
+        self._depth, self._within = depth, within
+
+    def to(self, asked: Questions) -> dict[Key, Found]:
+        found = []
+        if asked.text is not None:
+            found.append(self.text(asked.text, pictures=asked.pictures))
+        if asked.image is not None:
+            found.append(self.image(asked.image))
+        if asked.like is not None:
+            found.append(self.like(asked.like))
+        found += [
+            People(kind, self._tables, self._layout).like(sample, self._depth, self._within)
+            for kind, sample in ((PERSONS, asked.face), (VOICES, asked.voice))
+            if sample is not None
+        ]
+        return fused(found)
+
+    def text(self, query: str, *, pictures: bool) -> dict[Key, Found]:
+        # Bytes that are no UTF-8 reach us as lone surrogates, which neither SQLite nor a tokenizer takes.
+        query = query[:MAX_QUERY_CHARS].encode(errors="replace").decode()
+        found: dict[Key, Found] = {}
+        with closing(word_index(self._tables, self._layout)) as index:
+            by_word = index.search(query, self._depth, self._within)
+        for rank, hit in enumerate(by_word, start=1):
+            key = (hit.media_id, hit.source, hit.row_index)
+            found[key] = Found(hit.source, hit.pts_s, hit.text, hit.spans, ranks={"words": rank})
+        if wants_exact_words(query):
+            return found
+        meant = self._meanings().answers(query, self._depth, self._within)
+        for rank, near in enumerate(meant, start=1):
+            found.setdefault(*_passage(near)).ranks["meaning"] = rank
+        shown = self._pictures().answers(query, self._depth, self._within) if pictures else []
+        for rank, near in enumerate(shown, start=1):
+            found.setdefault(*_frame(near)).ranks["picture"] = rank
+        return found
+
+    def image(self, path: Path) -> dict[Key, Found]:
+        image, phash = read_picture(path, self._settings)
+        pictures = self._pictures()
+        if pictures.can_encode:
+            near = pictures.neighbours(pictures.encode(image), self._depth, self._within)
+        else:
+            log.warning("only the same picture is looked for: %s", pictures.why_not())
+            near = same_pictures(self._tables, phash, self._settings.duplicate_max_distance, self._within)
+        found: dict[Key, Found] = {}
+        for rank, hit in enumerate(near, start=1):
+            key, moment = _frame(hit)
+            moment.similarity = hit.score
+            moment.ranks["picture" if pictures.can_encode else "same picture"] = rank
+            found.setdefault(key, moment)
+        return found
+
+    def like(self, medium: str) -> dict[Key, Found]:
+        media_id = resolve(self._tables, medium)
+        pictures, meanings = self._pictures(), self._meanings()
+        # Own moments are the nearest of all: so many more are asked for.
+        frames, passages = pictures.of_medium(media_id), meanings.of_medium(media_id)
+        shown = pictures.neighbours(_spread(frames), self._depth + len(frames), self._within)
+        said = meanings.neighbours(_spread(passages), self._depth + len(passages), self._within)
+        found: dict[Key, Found] = {}
+        for rank, near in enumerate(_others(shown, media_id), start=1):
+            found.setdefault((near.row["media_id"], "", 0), _frame(near)[1]).ranks["picture"] = rank
+        for rank, near in enumerate(_others(said, media_id), start=1):
+            found.setdefault((near.row["media_id"], "", 0), _passage(near)[1]).ranks["meaning"] = rank
+        return found
+
+    def newest(self, within: Within, k: int) -> dict[Key, Found]:
+        """The newest media that pass a filter; the moments of the persons and voices that were asked for."""
+        media_ids = within.newest[:k]
+        found: dict[Key, Found] = {}
+        for kind, identities in ((PERSONS, within.persons), (VOICES, within.voices)):
+            found |= People(kind, self._tables, self._layout).sightings(identities, media_ids)
+        there = {media_id for media_id, _, _ in found}
+        found |= {(media_id, "medium", 0): Found("medium", None) for media_id in media_ids if media_id not in there}
+        place = {media_id: rank for rank, media_id in enumerate(media_ids, start=1)}
+        for (media_id, _, _), moment in found.items():
+            moment.ranks["filter"] = place[media_id]
+        return found
+
+    def _pictures(self) -> Pictures:
+        return Pictures(self._tables, self._layout, self._settings, self._models)
+
+    def _meanings(self) -> Meanings:
+        return Meanings(self._tables, self._layout, self._settings, self._models)
+
+
+def _passage(near: Neighbour) -> tuple[Key, Found]:
+    row = near.row
+    return (row["media_id"], row["source"], row["row_index"]), Found(row["source"], row["pts_s"], row["text"])
+
+
+def _frame(near: Neighbour) -> tuple[Key, Found]:
+    row = near.row
+    moment = Found("picture", row["pts_s"], frame_index=row["frame_index"])
+    return (row["media_id"], "picture", row["frame_index"]), moment
+
+
+def _others(near: Iterable[Neighbour], media_id: str) -> list[Neighbour]:
+    """The nearest moment of every other medium, nearest first."""
+    best: dict[str, Neighbour] = {}
+    for hit in near:
+        if hit.row["media_id"] != media_id:
+            best.setdefault(hit.row["media_id"], hit)
+    return list(best.values())
+
+
+def _spread(vectors: Vectors) -> Vectors:
+    if len(vectors) <= _LOOKS:
+        return vectors
+    return vectors[np.linspace(0, len(vectors) - 1, _LOOKS).round().astype(np.int64)]
