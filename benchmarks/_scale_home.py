@@ -95,7 +95,7 @@ def write(pipeline: Pipeline, made: Batch, ledger: LedgerRows) -> None:
 
 def refresh_indexes(pipeline: Pipeline) -> None:
     refresh_text_index(pipeline.tables, pipeline.layout, pipeline.settings, pipeline.models)
-    refresh_people_indexes(pipeline.tables, pipeline.layout)
+    refresh_people_indexes(pipeline.tables, pipeline.layout, pipeline.settings)
 
 
 class LedgerRows:

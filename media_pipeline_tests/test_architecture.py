@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -116,8 +117,13 @@ MODULES = modules()
 TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in MODULES.items()}
 
 
-def imports_of(name: str) -> Iterator[Import]:
+@cache
+def imports_of(name: str) -> tuple[Import, ...]:
     """Every import statement, those inside functions marked; what only the type checker reads is left out."""
+    return tuple(_imports(name))
+
+
+def _imports(name: str) -> Iterator[Import]:
     pending: list[tuple[ast.AST, bool]] = [(TREES[name], False)]
     while pending:
         node, in_function = pending.pop()

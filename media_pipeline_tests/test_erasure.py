@@ -48,6 +48,7 @@ def grep(world: ErasureHome, *words: bytes | str | np.ndarray) -> list[str]:
     return [hit.where for hit in scan(world.home, [Needle("id", value) for value in values]).hits]
 
 
+@pytest.mark.slow
 def test_a_medium_goes_with_all_its_traces_and_nothing_else(world: ErasureHome) -> None:
     media_id = world.ids["secret"]
     before = contents(world, "secret")

@@ -100,12 +100,12 @@ def test_erased_faces_are_not_found_and_not_kept(home: IdentityHome) -> None:
     vector = np.array(home.tables.read("face_persons", [media_id("beach")])["embedding"][0].as_py(), np.float32)
     for table in ("media", "faces", "face_persons"):
         home.tables.delete(table, [media_id("beach")])
-    refresh_people_indexes(home.tables, home.layout)
+    refresh_people_indexes(home.tables, home.layout, Settings(home=home.layout.home))
     assert faces_like(home, "Anna") == []
     kept = b"".join(path.read_bytes() for path in home.layout.indexes.iterdir() if path.is_file())
     assert vector.tobytes() not in kept
     home.tables.delete("face_persons", [media_id("office")])
-    refresh_people_indexes(home.tables, home.layout)
+    refresh_people_indexes(home.tables, home.layout, Settings(home=home.layout.home))
     assert [path.name for path in home.layout.indexes.iterdir() if path.name.startswith("face.")] == []
 
 
@@ -243,5 +243,5 @@ def test_tracks_without_vectors_are_no_hindrance(home: IdentityHome) -> None:
     rows = home.tables.read("face_persons").to_pylist()
     empty = pa.Table.from_pylist([rows[0] | {"embedding": None, "model": None}], schema=PERSONS.schema)
     home.tables.replace("face_persons", empty, [media_id("beach")])
-    refresh_people_indexes(home.tables, home.layout)
+    refresh_people_indexes(home.tables, home.layout, Settings(home=home.layout.home))
     assert faces_like(home, "Anna") == []

@@ -119,6 +119,7 @@ def test_what_a_child_prints_is_passed_on_line_by_line(children: Children, said:
     assert said == [("child", "one"), ("child", "two")]
 
 
+@pytest.mark.slow
 def test_a_dead_child_is_started_again_and_it_is_said(
     children: Children, said: list[tuple[str, str]], tmp_path
 ) -> None:
@@ -141,6 +142,7 @@ def test_a_child_that_will_not_live_is_given_up(children: Children, said: list[t
     assert said.count(("child", "last words")) == 3
 
 
+@pytest.mark.slow
 def test_stopping_asks_first_and_kills_what_stays(said: list[tuple[str, str]]) -> None:
     children = Children(dict(os.environ), lambda *what: said.append(what))
     polite = shell("trap 'echo bye; exit 0' TERM; echo up; while :; do sleep 0.05; done", "polite")

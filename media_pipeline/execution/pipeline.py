@@ -227,7 +227,7 @@ class Pipeline:
         judged = self.moderation.update(ids)
         refresh_text_index(self.tables, self.layout, self.settings, self.models)
         refresh_image_index(self.tables, self.layout, self.settings, self.models)
-        refresh_people_indexes(self.tables, self.layout)
+        refresh_people_indexes(self.tables, self.layout, self.settings)
         warehouse = self.catalog.publish()
         freed = self.cache.evict(keep=ids)
         return {

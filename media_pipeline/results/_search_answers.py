@@ -77,7 +77,7 @@ class Answers:
         if asked.like is not None:
             found.append(self.like(asked.like))
         found += [
-            People(kind, self._tables, self._layout).like(sample, self._depth, self._within)
+            People(kind, self._tables, self._layout, self._settings.index).like(sample, self._depth, self._within)
             for kind, sample in ((PERSONS, asked.face), (VOICES, asked.voice))
             if sample is not None
         ]
@@ -137,7 +137,7 @@ class Answers:
         media_ids = within.newest[:k]
         found: dict[Key, Found] = {}
         for kind, identities in ((PERSONS, within.persons), (VOICES, within.voices)):
-            found |= People(kind, self._tables, self._layout).sightings(identities, media_ids)
+            found |= People(kind, self._tables, self._layout, self._settings.index).sightings(identities, media_ids)
         there = {media_id for media_id, _, _ in found}
         found |= {(media_id, "medium", 0): Found("medium", None) for media_id in media_ids if media_id not in there}
         place = {media_id: rank for rank, media_id in enumerate(media_ids, start=1)}

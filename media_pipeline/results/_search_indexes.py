@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from media_pipeline.config import IndexLimits
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.tables import Tables
 from media_pipeline.storage.vectors import Space, VectorIndex, dimension_of
@@ -12,9 +13,9 @@ _SPACES = 4  # text, image, face, voice
 
 
 @lru_cache(maxsize=_SPACES)
-def index_of(tables: Tables, layout: Layout, space: Space) -> VectorIndex:
+def index_of(tables: Tables, layout: Layout, space: Space, limits: IndexLimits) -> VectorIndex:
     """The index of one space; it keeps up with its table by itself."""
-    return VectorIndex(tables, layout, space)
+    return VectorIndex(tables, layout, space, limits)
 
 
 def discard_index(tables: Tables, layout: Layout, name: str, table: str) -> None:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from media_pipeline.analyzers._face_identity import same_person_cosine
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._voice_identity import same_voice_cosine
-from media_pipeline.config import Settings
+from media_pipeline.config import IndexLimits, Settings
 from media_pipeline.errors import UsageError
 from media_pipeline.results._identity_kinds import BOX, PERSONS, VOICES, Kind, tracks_of
 from media_pipeline.results._identity_samples import SampleTrack, read_sample
@@ -73,8 +73,8 @@ def _area(box: Box | None) -> float:
 class People:
     """The faces, or the voices, of all media."""
 
-    def __init__(self, kind: Kind, tables: Tables, layout: Layout) -> None:
-        self._kind, self._tables, self._layout = kind, tables, layout
+    def __init__(self, kind: Kind, tables: Tables, layout: Layout, limits: IndexLimits) -> None:
+        self._kind, self._tables, self._layout, self._limits = kind, tables, layout, limits
         self._why: Why = "face" if kind is PERSONS else "voice"
 
     def refresh(self) -> None:
@@ -96,7 +96,7 @@ class People:
         if index is None:
             return {}
         floor = _floor(self._kind, sample.model)
-        near = [h for h in index.search(sample.vector, depth, self._columns, within) if h.score >= floor]
+        near = index.search(sample.vector, depth, self._columns, within, at_least=floor)
         names = self._names() if near else {}
         found: dict[Key, Found] = {}
         for rank, hit in enumerate(near, start=1):
@@ -133,7 +133,8 @@ class People:
             dimension = dimension_in(self._tables, self._kind.table, model)
         except LookupError:
             return None
-        return index_of(self._tables, self._layout, Space(self._why, self._kind.table, model, dimension))
+        space = Space(self._why, self._kind.table, model, dimension)
+        return index_of(self._tables, self._layout, space, self._limits)
 
     def _names(self) -> dict[str, str]:
         with closing(Decisions.of(self._layout)) as decisions:

@@ -51,7 +51,7 @@ class Pictures:
     """The frames' vectors, in the space of a model that is here, else of the one that made most of them."""
 
     def __init__(self, tables: Tables, layout: Layout, settings: Settings, models: ModelStore) -> None:
-        self._tables, self._layout, self._models = tables, layout, models
+        self._tables, self._layout, self._models, self._limits = tables, layout, models, settings.index
         options = options_for(image_embeddings.ANALYZER, settings)
         assert isinstance(options, ImageEmbeddingsOptions)
         self._options = options
@@ -132,7 +132,7 @@ class Pictures:
             dimension = dimension_in(self._tables, TABLE, self._space)
         except LookupError:
             return None
-        return index_of(self._tables, self._layout, Space("image", TABLE, self._space, dimension))
+        return index_of(self._tables, self._layout, Space("image", TABLE, self._space, dimension), self._limits)
 
     def _say_what_is_left_out(self) -> None:
         if self._left_out:

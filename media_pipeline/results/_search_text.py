@@ -53,7 +53,7 @@ class Meanings:
     """The passages' vectors, in the space of the model that made most of them."""
 
     def __init__(self, tables: Tables, layout: Layout, settings: Settings, models: ModelStore) -> None:
-        self._tables, self._layout, self._models = tables, layout, models
+        self._tables, self._layout, self._models, self._limits = tables, layout, models, settings.index
         options = options_for(text_embeddings.ANALYZER, settings)
         assert isinstance(options, TextEmbeddingsOptions)
         self._options = options
@@ -92,12 +92,11 @@ class Meanings:
         self, choice: ModelChoice, vector: Vectors, depth: int, within: Collection[str] | None
     ) -> list[Neighbour]:
         floor = _background(choice, self._options, self._models).floor(vector)
-        near = self._index(choice).search(vector, depth, _COLUMNS, within)
-        return [hit for hit in near if hit.score >= floor]
+        return self._index(choice).search(vector, depth, _COLUMNS, within, at_least=floor)
 
     def _index(self, choice: ModelChoice) -> VectorIndex:
         space = Space("text", TABLE, text_embeddings.fingerprint(choice), DIMENSION)
-        return index_of(self._tables, self._layout, space)
+        return index_of(self._tables, self._layout, space, self._limits)
 
     def _usable(self, models: ModelStore) -> ModelChoice | None:
         """The model of most vectors there are, if it is here. A search downloads nothing."""

@@ -223,7 +223,7 @@ class Eraser:
         pipeline, layout = self._pipeline, self._layout
         refresh_text_index(pipeline.tables, layout, pipeline.settings, pipeline.models)
         refresh_image_index(pipeline.tables, layout, pipeline.settings, pipeline.models)
-        refresh_people_indexes(pipeline.tables, layout)
+        refresh_people_indexes(pipeline.tables, layout, pipeline.settings)
         with closing(word_index(pipeline.tables, layout)) as words:
             words.purge()
 

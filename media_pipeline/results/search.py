@@ -182,14 +182,14 @@ def refresh_image_index(tables: Tables, layout: Layout, settings: Settings, mode
     Pictures(tables, layout, settings, models).refresh()
 
 
-def refresh_people_indexes(tables: Tables, layout: Layout) -> None:
+def refresh_people_indexes(tables: Tables, layout: Layout, settings: Settings) -> None:
     """Brings the indexes of faces and voices up to date with the tables; loads no model.
 
     Raises:
         DiskFull: the old indexes are still there.
     """
     for kind in KINDS:
-        People(kind, tables, layout).refresh()
+        People(kind, tables, layout, settings.index).refresh()
 
 
 __all__ = [

@@ -12,6 +12,7 @@ into `IndexLimits.max_memory_bytes`, and are trained anew when the table has gro
 from __future__ import annotations
 
 import logging
+import math
 import os
 import threading
 import uuid
@@ -80,7 +81,13 @@ class VectorIndex:
     # ------------------------------------------------------------------ asking
 
     def search(
-        self, vector: Vectors, k: int, columns: Sequence[str], media_ids: Collection[str] | None = None
+        self,
+        vector: Vectors,
+        k: int,
+        columns: Sequence[str],
+        media_ids: Collection[str] | None = None,
+        *,
+        at_least: float = -math.inf,
     ) -> list[Neighbour]:
         """The `k` rows nearest to `vector` (shape (dimension,), L2-normalised), best first, with these columns.
 
@@ -88,6 +95,7 @@ class VectorIndex:
 
         Args:
             media_ids: only rows of these media; None for all. Few of them are compared exactly, whatever the index.
+            at_least: score below which a row is none of them: what is not read costs nothing
         """
         for attempt in range(_ATTEMPTS):
             state = self.refresh()
@@ -95,7 +103,7 @@ class VectorIndex:
                 return []
             try:
                 near = self._open(state).nearest(vector, k, media_ids)
-                return self._with_rows(near, columns)
+                return self._with_rows([hit for hit in near if hit[0] >= at_least], columns)
             except FileNotFoundError:
                 # Files were replaced and removed while we looked; the next look finds the new ones.
                 if attempt == _ATTEMPTS - 1:
