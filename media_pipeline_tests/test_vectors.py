@@ -107,6 +107,17 @@ def test_added_replaced_and_erased(home: Home) -> None:
     home.check(index)
 
 
+def test_what_is_left_of_an_old_file_is_found_beside_younger_ones(home: Home) -> None:
+    index = home.index()
+    home.put("a", "b", "c")
+    home.put("d", "e")
+    index.refresh()
+    home.put("b")  # the first file is written anew, and gets a segment younger than that of the second
+    for query in home.truth.values():
+        found = index.search(query, 3, ("media_id", "number"))
+        assert [(n.row["media_id"], n.row["number"]) for n in found] == home.nearest(query, 3)
+
+
 def test_only_what_changed_is_read(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     home.put("a", "b")
     home.put("c", "d")

@@ -29,7 +29,9 @@ class Opened:
 
     def __init__(self, folder: Path, state: State) -> None:
         self.state = state
-        named = [(name, segment) for name, segment in state.segments.items() if segment.vectors]
+        # By number, not by file: what is left of an old file got a new segment when it was rewritten.
+        filled = [(name, segment) for name, segment in state.segments.items() if segment.vectors]
+        named = sorted(filled, key=lambda item: item[1].first)
         self._names = [name for name, _ in named]
         self._firsts = np.array([segment.first for _, segment in named], np.int64)
         self._rows = [open_rows(folder / (segment.file + VECTORS)) for _, segment in named]
