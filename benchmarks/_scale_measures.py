@@ -17,7 +17,7 @@ import numpy as np
 import psutil
 
 from benchmarks._scale_data import SEED, batch, face_vectors, partition_key, passage_vectors
-from benchmarks._scale_home import LedgerRows, models_of, percentile, refresh_indexes
+from benchmarks._scale_home import LedgerRows, models_of, percentile, refresh_indexes, register
 from benchmarks._scale_questions import QUESTIONS
 from benchmarks._scale_words import questions
 from media_pipeline.engine.instance import open_instance
@@ -181,6 +181,9 @@ def new_batch(pipeline: Pipeline, media: int) -> Iterator[Figure]:
     made = batch(range(media, media + NEW_MEDIA), models_of(fresh))
     entries = list(LedgerRows(fresh).entries(made))
     by_stage = {name: [e for e in entries if e.analyzer == name] for name in {e.analyzer for e in entries}}
+    register(fresh, made.numbers)
+    # Nobody has asked the rules in this home yet: the first to ask judges all media.
+    yield Figure("moderation, all media judged", _seconds(lambda: fresh.moderation.update(())), "s")
     began = time.monotonic()
     for name, rows in made.tables.items():
         fresh.tables.replace(name, rows, made.ids)

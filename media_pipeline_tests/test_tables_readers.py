@@ -80,3 +80,6 @@ def test_rows_with_vectors_lie_in_small_groups(tmp_path: Path) -> None:
 def test_hashes_of_media_are_the_same_in_every_process() -> None:
     assert _files.media_hashes(["a"]).tolist() == [3405396810240292928]
     assert len(_files.media_hashes([])) == 0
+    sha256 = "6a09e667f3bcc908" + 48 * "0"
+    assert _files.media_hashes([sha256, "a"]).tolist() == [0x6A09E667F3BCC908, 3405396810240292928]
+    assert _files.media_hashes(["f" * 64]).tolist() == [-1]

@@ -25,7 +25,7 @@ from media_pipeline.storage._files import media_hashes
 Vectors = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
 
-FORMAT = 2
+FORMAT = 3
 VECTORS, CELLS, TRAINED = ".vectors", ".cells", ".trained"
 
 
@@ -136,7 +136,7 @@ def _row_groups(path: Path, space: Space) -> Iterator[Rows]:
             lists = table[space.column].combine_chunks().take(pa.array(rows))
             vectors = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
             media = table["media_id"].combine_chunks()
-            hashes = media_hashes(media.dictionary.to_pylist())[media.indices.to_numpy()[rows]]
+            hashes = media_hashes(media.dictionary)[media.indices.to_numpy()[rows]]
             yield Rows(rows + start, hashes, vectors.reshape(len(rows), space.dimension))
             start += table.num_rows
 

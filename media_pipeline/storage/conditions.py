@@ -48,7 +48,7 @@ def _parse(condition: str) -> None:
             statements = connection.extract_statements(f"SELECT [\n{condition}\n]")
         except duckdb.Error as error:
             text = str(error)
-            cause = text.split("\n\nLINE ")[0].partition(": ")[2] or text
+            cause = (text.split("\n\nLINE ")[0].partition(": ")[2] or text).removesuffix(' at or near "]"')
             raise QueryRejected(f"no condition: {cause}{_place(text, condition)}", _REMEDY) from None
     if len(statements) != 1:
         raise QueryRejected("no condition but several statements", _REMEDY)

@@ -317,7 +317,7 @@ class Sources:
         )
         columns = list(zip(*rows, strict=True)) if rows else [()] * 9
         ids, paths, sizes, modified, first, last, states, reasons, removed = columns
-        names = [shown(Path(os.fsdecode(path)).name) for path in paths]
+        names = [shown(os.path.basename(path)) for path in paths]  # noqa: PTH119 - ten times as fast as Path, for 100,000
         data = [ids, [shown(path) for path in paths], names, sizes, modified, first, last, states, reasons, removed]
         arrays = [pa.array(values, type=field.type) for values, field in zip(data, SOURCES, strict=True)]
         return pa.Table.from_arrays(arrays, schema=SOURCES)
