@@ -19,13 +19,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 
+from media_pipeline.analyzers._yaml_lines import line_at
 from media_pipeline.errors import ModelUnavailable
 
 Language = Literal["en", "de"]
@@ -151,31 +151,9 @@ def _read(path: Path, kind: type[S]) -> S:
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
-        raise _wrong(path, _line(tree, first["loc"]), f"{place}: {first['msg']}" if place else first["msg"]) from None
+        raise _wrong(path, line_at(tree, first["loc"]), f"{place}: {first['msg']}" if place else first["msg"]) from None
 
 
 def _wrong(path: Path, line: int | None, cause: str) -> ModelUnavailable:
     where = f"{path}, line {line}" if line else str(path)
     return ModelUnavailable(f"the label set {where}: {cause}", "mend the file, or move it away")
-
-
-def _line(tree: Any, place: tuple[int | str, ...]) -> int | None:
-    """The line of the innermost node on the way to ``place`` that is there."""
-    line: int | None = None
-    for node in _path(tree, place):
-        line = node.start_mark.line + 1
-    return line
-
-
-def _path(node: Any, place: tuple[int | str, ...]) -> Iterator[Any]:
-    if node is None:
-        return
-    yield node
-    if not place or isinstance(node.value, str):
-        return
-    if isinstance(place[0], int):
-        children = node.value[place[0] : place[0] + 1]
-    else:
-        children = [value for key, value in node.value if getattr(key, "value", None) == place[0]]
-    for child in children[:1]:
-        yield from _path(child, place[1:])

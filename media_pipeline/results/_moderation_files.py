@@ -20,13 +20,13 @@ A rule of the user's with the name of a shipped one takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from media_pipeline.analyzers._yaml_lines import line_at, nodes_to
 from media_pipeline.errors import UsageError
 
 SHIPPED = Path(__file__).parent / "moderation_rules"
@@ -98,11 +98,11 @@ class Parsed:
     tree: Any  # of YAML nodes
 
     def line_of(self, *place: int | str) -> int:
-        return _line(self.tree, place)
+        return line_at(self.tree, place) or 1
 
     def line_of_sql(self, number: int, line: int | None) -> int:
         """The line in the file of a line (from 1) of the query of a rule."""
-        *_, node = _path(self.tree, ("rules", number, "sql"))
+        *_, node = nodes_to(self.tree, ("rules", number, "sql"))
         first = int(node.start_mark.line) + 1
         if node.style == ">":  # folded: its lines are not those of the file
             return first
@@ -161,26 +161,4 @@ def parse(source: Source) -> Parsed:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"])
         cause = f"{place}: {first['msg']}" if place else first["msg"]
-        raise wrong(_line(tree, first["loc"]), cause) from None
-
-
-def _line(tree: Any, place: tuple[int | str, ...]) -> int:
-    """The line of the innermost node on the way to `place` that is there."""
-    line = 1
-    for node in _path(tree, place):
-        line = node.start_mark.line + 1
-    return line
-
-
-def _path(node: Any, place: tuple[int | str, ...]) -> Iterator[Any]:
-    if node is None:
-        return
-    yield node
-    if not place or isinstance(node.value, str):
-        return
-    if isinstance(place[0], int):
-        children = node.value[place[0] : place[0] + 1]
-    else:
-        children = [value for key, value in node.value if getattr(key, "value", None) == place[0]]
-    for child in children[:1]:
-        yield from _path(child, place[1:])
+        raise wrong(line_at(tree, first["loc"]) or 1, cause) from None

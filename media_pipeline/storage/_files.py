@@ -185,7 +185,8 @@ def _first_digits(ids: pa.Array) -> npt.NDArray[np.int64]:
     joined = "".join(pc.utf8_slice_codeunits(ids, 0, 16).to_pylist()).encode("ascii", "replace")
     digits = np.frombuffer(joined, np.uint8).reshape(-1, 16).astype(np.int64)
     values = np.where(digits > ord("9"), digits - (ord("a") - 10), digits - ord("0"))
-    return np.bitwise_or.reduce(values << np.arange(60, -1, -4), axis=1)
+    numbers: npt.NDArray[np.int64] = np.bitwise_or.reduce(values << np.arange(60, -1, -4), axis=1)
+    return numbers
 
 
 def _overlap(have: npt.NDArray[np.int64], wanted: npt.NDArray[np.int64]) -> bool:
