@@ -20,6 +20,8 @@ from media_pipeline.results.exports import tabular
 from media_pipeline.results.identities import PERSONS, Identities
 from media_pipeline_tests._export_home import ExportHome, box, export_home, frame, key, media_id, segment
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 FORMULAS = ["=1+1", "+49 30 123", "-5 °C", "@SUM(A1)", "\t=1", "\r=1", "  =1", "＝1", '=HYPERLINK("http://x";"y")']
 HARMLESS = ["2 - 1", "a=b", 'say "hi", twice', "line\r\nbreak", "", "ü 😀"]
 VECTOR = [0.1, *[0.0] * 126, float("nan")]

@@ -21,6 +21,8 @@ from media_pipeline.storage.schemas import MEDIA
 from media_pipeline_tests._identity_home import VOICES, Face, IdentityHome, identity_home, media_id
 from media_pipeline_tests._library import Library
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 NOW = datetime(2026, 3, 31, 12, tzinfo=UTC)
 LIMITS = SqlLimits(max_seconds=5)
 
