@@ -9,6 +9,7 @@ an erased medium.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -95,7 +96,8 @@ def read_state(path: Path, space: Space) -> State | None:
         known = json.loads(path.read_text())
         segments = {str(name): Segment(**segment) for name, segment in known.pop("segments").items()}
         state = State(**known, segments=segments)
-        complete = all((path.parent / name).stat().st_size == size for name, size in state.files.items())
+        # Hundreds of files, at every search: joining strings, since making a Path costs more than asking the disk.
+        complete = all(os.stat(f"{path.parent}/{name}").st_size == size for name, size in state.files.items())  # noqa: PTH116
     except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return None
     ours = (FORMAT, space.model, space.dimension) == (state.format, state.model, state.dimension)

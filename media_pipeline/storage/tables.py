@@ -363,7 +363,8 @@ class Tables:
         return pa.concat_tables(parts) if parts else fields.empty_table()
 
     def _paths(self, name: str, files: Sequence[DataFile]) -> list[str]:
-        return [str(self._root / name / file.name) for file in files]
+        folder = str(self._root / name)  # once: making a Path for each costs more than a search of them
+        return [f"{folder}/{file.name}" for file in files]
 
     @contextmanager
     def _discarding(self, name: str, adds: list[AddAction]) -> Iterator[None]:

@@ -18,6 +18,7 @@ import threading
 import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -57,6 +58,7 @@ log = logging.getLogger(__name__)
 DEFAULTS = IndexLimits()
 _RETRAIN_AT = 4
 _ATTEMPTS = 3
+_READERS = 4  # files that found rows are read from at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +127,10 @@ class VectorIndex:
             wanted.setdefault(name, []).append(row)
         # Replaced files stay on the disk for readers like this one: the index and its rows are of one moment.
         folder = self._tables.folder(self.space.table)
-        found = {name: _read_rows(folder / name, rows, columns) for name, rows in wanted.items()}
+        # A row here and a row there: nearly all of it is decompressing, which threads do at once.
+        with ThreadPoolExecutor(_READERS) as pool:
+            read = pool.map(lambda name: _read_rows(folder / name, wanted[name], columns), wanted)
+            found = dict(zip(wanted, read, strict=True))
         return [Neighbour(score, found[name][row]) for score, (name, row) in near]
 
     def _files(self) -> dict[str, Path]:
@@ -155,7 +160,8 @@ class VectorIndex:
     def _current(self) -> State | None:
         """The state on the disk, if it is that of the table and nothing else lies about."""
         state = read_state(self._sidecar, self.space)
-        if state is None or state.segments.keys() != self._files().keys():
+        names = {path.rpartition("/")[2] for path in self._tables.files(self.space.table)}
+        if state is None or state.segments.keys() != names:
             return None
         return state if self._present() == {self._sidecar.name, *state.files} else None
 
