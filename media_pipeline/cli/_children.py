@@ -151,6 +151,8 @@ def _die_with(parent: int) -> Callable[[], None]:
     """Code for the child: get SIGTERM when the parent dies, be it by SIGKILL."""
 
     def prepare() -> None:
+        # Background jobs of scripts ignore SIGINT, Dagster then ignores SIGTERM, and a child would inherit that.
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died in between
             os._exit(1)
