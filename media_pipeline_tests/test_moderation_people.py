@@ -231,3 +231,23 @@ def test_a_medium_is_forgotten_everywhere(home: ModerationHome) -> None:
     assert home.ask("SELECT media_id FROM moderation") == [("b",)]
     assert home.ask("SELECT media_id FROM moderation_decisions") == [("b",)]
     assert moderation.store.planned() == []
+
+
+@pytest.mark.slow
+def test_media_whose_run_was_cut_off_before_the_rules_are_judged_with_the_next_batch(tmp_path: Path) -> None:
+    (tmp_path / "pictures").mkdir()
+    Image.new("RGB", (160, 90), (200, 30, 30)).save(tmp_path / "pictures" / "wide.png")
+    (tmp_path / "pictures" / "text.png").write_text("no picture")
+    settings = load_settings(home=tmp_path / "home", offline=True, min_free_bytes=0, workers=1, settle_s=0.0)
+    pipeline = Pipeline(settings)
+    try:
+        report = Intake(pipeline.layout, pipeline.sources, settings).take([tmp_path / "pictures"], wait=True)
+        wide, text = sorted((m for m in report.new), key=lambda medium: medium.name, reverse=True)
+        pipeline.begin([text.partition_key])
+        pipeline.run_stage("media", [text.partition_key], run_id="killed")
+        assert pipeline.pending([text.media_id]) == []  # it failed: nothing is left to do
+        pipeline.finish([wide.partition_key])
+        [row] = pipeline.tables.read("moderation", [text.media_id]).to_pylist()
+        assert row["verdict"] == "review"
+    finally:
+        pipeline.close()

@@ -47,6 +47,7 @@ from media_pipeline.storage.tables import Tables
 # A run that is killed repeats at most this much work per stage, at the price of one small commit.
 COMMIT_EVERY_S = 5.0
 COMMIT_EVERY_MEDIA = 64
+MANY = 1_000_000  # attempts: no medium had so many
 OnOutcome = Callable[[Outcome], None]
 
 
@@ -224,7 +225,7 @@ class Pipeline:
         self.ensure_tables()
         pairs = update_duplicates(self.tables, ids, max_distance=self.settings.duplicate_max_distance)
         identities = update_identities(self.tables, self.layout, ids)
-        judged = self.moderation.update(ids)
+        judged = self.moderation.update([*ids, *self._never_judged(besides=ids)])
         refresh_text_index(self.tables, self.layout, self.settings, self.models)
         refresh_image_index(self.tables, self.layout, self.settings, self.models)
         refresh_people_indexes(self.tables, self.layout, self.settings)
@@ -240,6 +241,15 @@ class Pipeline:
             },
             "warehouse": {"path": str(warehouse), "bytes": warehouse.stat().st_size, "cache_bytes_freed": freed},
         }
+
+    def _never_judged(self, besides: Collection[str]) -> list[str]:
+        """Media whose run was cut off between their stages and the rules: nothing is left to do that would bring them
+        before the rules again."""
+        begun = {medium.media_id for medium in self.sources.interrupted(max_attempts=MANY)} - set(besides)
+        if not begun:
+            return []
+        decoded = {media_id for media_id, _ in self.ledger.entries(begun, ["media"])}
+        return sorted(decoded - set(self.tables.read("moderation", begun, ["media_id"])["media_id"].to_pylist()))
 
     def _ids(self, partition_keys: Sequence[str]) -> list[str]:
         return [medium.media_id for medium in self.sources.by_partition(partition_keys).values()]
