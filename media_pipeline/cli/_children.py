@@ -151,8 +151,10 @@ def _die_with(parent: int) -> Callable[[], None]:
     """Code for the child: get SIGTERM when the parent dies, be it by SIGKILL."""
 
     def prepare() -> None:
-        # Background jobs of scripts ignore SIGINT, Dagster then ignores SIGTERM, and a child would inherit that.
+        # A child inherits what its parent ignores or blocks: a background job of a script ignores SIGINT, and under
+        # Dagster SIGTERM with it.
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_SETMASK, ())
         _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
         if os.getppid() != parent:  # it died in between
             os._exit(1)
