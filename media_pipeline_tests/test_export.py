@@ -20,6 +20,8 @@ from media_pipeline.results.media import resolve, resolve_all
 from media_pipeline_tests import _cli
 from media_pipeline_tests._export_home import ExportHome, box, export_home, frame, key, media_id, segment
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 NAMES = ("a", "b", "c")
 
 

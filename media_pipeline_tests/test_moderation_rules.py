@@ -15,6 +15,8 @@ from media_pipeline.results._moderation_files import Source, read_files, read_fo
 from media_pipeline.results._moderation_rules import RuleSet, rules_from
 from media_pipeline_tests._moderation_home import STAGES, ModerationHome, moderation_home
 
+pytestmark = pytest.mark.slow  # seconds in all; the unit suite stays under a minute
+
 RULE = """\
 version: 3
 rules:
