@@ -25,6 +25,7 @@ from media_pipeline.analyzers._speech_whisper import Whisper, check_folder
 from media_pipeline.analyzers._speech_windows import Segment, windows
 from media_pipeline.analyzers._vad import Gate, SileroVad
 from media_pipeline.errors import ModelUnavailable
+from media_pipeline.wording import clock
 
 _S = {"unit": "s"}
 _SCORE = {"range": "[0, 1]"}
@@ -122,7 +123,7 @@ def preview(rows: pa.Table) -> str:
         length += len(text)
         if lines and length > 300:
             break
-        lines.append(f"{_clock(row['start_s'])} {escaped(text)}")
+        lines.append(f"{clock(row['start_s'])} {escaped(text)}")
     if rows.column("draft")[0].as_py():
         lines.insert(0, "*draft*")
     return "  \n".join(lines)
@@ -156,12 +157,6 @@ def _columns(segment: Segment) -> dict[str, Any]:
         "score": segment.score,
         "words": [{"word": w.text, "start_s": w.start_s, "end_s": w.end_s, "score": w.score} for w in segment.words],
     }
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 ANALYZER = AnalyzerSpec(

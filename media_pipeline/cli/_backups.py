@@ -18,6 +18,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from media_pipeline import wording
+
 EXIT_SOME_FAILED = 3
 PROBLEMS_SHOWN = 20
 SNAPSHOT = click.option(
@@ -59,5 +61,4 @@ def size(count: float) -> str:
 
 def printable(text: str) -> str:
     """Foreign names never command the terminal, and undecodable bytes do not stop it."""
-    text = text.encode("utf-8", "backslashreplace").decode()
-    return "".join(c if c.isprintable() else " " for c in text)
+    return wording.printable(text.encode("utf-8", "backslashreplace").decode())

@@ -15,6 +15,7 @@ import click
 
 from media_pipeline.cli._tables import print_table
 from media_pipeline.cli.context import App
+from media_pipeline.wording import clock, printable
 
 if TYPE_CHECKING:
     from media_pipeline.results.identities import Identities
@@ -106,7 +107,7 @@ def _show(what: Wording, given: str, format_: str) -> None:
     if format_ == "json":
         _print_json({f"{what.singular}_id": identity, "name": name, "tracks": [asdict(track) for track in tracks]})
         return
-    click.echo(f"{identity}  {_printable(name or '(no name)')}")
+    click.echo(f"{identity}  {printable(name or '(no name)')}")
     rows = [
         [
             _cell(track.name),
@@ -164,7 +165,7 @@ def _enrol(what: Wording, name: str, file: Path) -> None:
         enrolment = identities.enrol(name, embed_sample(identities.kind, file, app.settings, app.models))
         click.echo(_described(identities, enrolment.identity))
     for other in enrolment.resembling:
-        click.echo(f"the sample resembles {_printable(other)} too", err=True)
+        click.echo(f"the sample resembles {printable(other)} too", err=True)
 
 
 @contextmanager
@@ -183,7 +184,7 @@ def _described(identities: Identities, identity: str) -> str:
     name, tracks = identities.name_of(identity), identities.sightings(identity)
     media = len({track.media_id for track in tracks})
     counts = f"{len(tracks)} track{'' if len(tracks) == 1 else 's'} in {media} media"
-    return f"{identity} ({_printable(name)}): {counts}" if name else f"{identity}: {counts}"
+    return f"{identity} ({printable(name)}): {counts}" if name else f"{identity}: {counts}"
 
 
 # -- printing ----------------------------------------------------------------------------------------------------
@@ -196,22 +197,11 @@ def _print_json(value: Any) -> None:
 def _cell(value: Any) -> str:
     if isinstance(value, datetime):
         return value.date().isoformat()
-    return "" if value is None else _printable(str(value))
+    return "" if value is None else printable(str(value))
 
 
 def _span(start_s: float | None, end_s: float | None) -> str:
     if start_s is None or end_s is None:
         return ""
-    start, end = _clock(start_s), _clock(end_s)
+    start, end = clock(start_s), clock(end_s)
     return start if start == end else f"{start} - {end}"
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def _printable(text: str) -> str:
-    """Foreign text never commands the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from media_pipeline.cli._tables import print_table
+from media_pipeline.wording import clock, printable
 
 if TYPE_CHECKING:
     from media_pipeline.results._moderation_backtest import Backtest, Flip
@@ -94,14 +95,3 @@ def plain_backtest(result: Backtest, names: Mapping[str, str], decided: Mapping[
 def _plain_flip(flip: Flip, names: Mapping[str, str], decided: Mapping[str, str]) -> dict[str, Any]:
     facts = {"media_id": flip.media_id, "name": names.get(flip.media_id), "decided": decided.get(flip.media_id)}
     return {**facts, "reasons": list(flip.why)}
-
-
-def clock(seconds: float) -> str:
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def printable(text: str) -> str:
-    """Foreign text never commands the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)

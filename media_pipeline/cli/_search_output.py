@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from media_pipeline.results.search import Hit, by_medium
-from media_pipeline.results.search_page import clock
+from media_pipeline.results.search_page import time_of
+from media_pipeline.wording import printable
 
 
 def print_json(hits: Sequence[Hit]) -> None:
@@ -33,7 +34,7 @@ def print_table(hits: Sequence[Hit]) -> None:
         name = Text(printable(group[0].name), "bold")
         table.add_row("", name + Text(f"  {group[0].kind} {group[0].media_id[:12]}", "dim"), "", "", "")
         for hit in group:
-            table.add_row(clock(hit) or "-", _found(hit), f"{hit.score:.2f}", hit.why, hit.source)
+            table.add_row(time_of(hit) or "-", _found(hit), f"{hit.score:.2f}", hit.why, hit.source)
     Console().print(table)
 
 
@@ -52,11 +53,6 @@ def _place(hit: Hit) -> str:
     if hit.source == "medium":
         return "the medium"
     return "the picture" if hit.kind == "image" else f"frame {hit.frame_index}"
-
-
-def printable(text: str) -> str:
-    """One character for one, so that the matches stay where they are; foreign text never commands the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)
 
 
 def _plain(hit: Hit) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 
 from media_pipeline.cli.context import App
 from media_pipeline.errors import UsageError
+from media_pipeline.wording import printable
 
 if TYPE_CHECKING:
     from media_pipeline.results.erasure import Erased, Eraser, Plan
@@ -128,19 +129,19 @@ def _print_plan(console: Console, plan: Plan) -> None:
         console.print(text, highlight=False, soft_wrap=True)
 
     for medium in plan.media[:SHOWN]:
-        line(f"[bold]{escape(_printable(medium.names[0] if medium.names else ''))}[/] {medium.partition_key}")
+        line(f"[bold]{escape(printable(medium.names[0] if medium.names else ''))}[/] {medium.partition_key}")
     if len(plan.media) > SHOWN:
         line(f"… and {len(plan.media) - SHOWN} more media")
     for identity in plan.identities:
-        name = f" ({_printable(identity.name)})" if identity.name else ""
+        name = f" ({printable(identity.name)})" if identity.name else ""
         seen = f"{len(identity.tracks)} tracks in {len({media_id for media_id, _ in identity.tracks})} media"
         line(f"[bold]{identity.kind} {identity.identity_id}{escape(name)}[/]: {seen}")
     going = ", ".join(f"{count} {name}" for name, count in plan.counts.items() if count)
     line(f"goes: {going or 'nothing but names'}; {plan.bytes / 1e6:.1f} MB of files")
     for path in plan.going[:SHOWN]:
-        line(f"    your file {escape(_printable(str(path)))}")
+        line(f"    your file {escape(printable(str(path)))}")
     for path in plan.staying[:SHOWN]:
-        line(f"[yellow]stays[/]: your file {escape(_printable(str(path)))}; --files all takes it too")
+        line(f"[yellow]stays[/]: your file {escape(printable(str(path)))}; --files all takes it too")
     if plan.identities and not plan.media:
         line(
             "stays: the media themselves, in which the person is still to be seen or heard; --with-media takes them too"
@@ -208,8 +209,3 @@ def _verify(app: App, file: Path, identities: list[str], output: str) -> int:
         for identity, kind in found.items():
             click.echo(f"{identity}: {f'erased ({kind})' if kind else 'this receipt does not speak of it'}")
     return 0 if all(found.values()) else EXIT_LEFT
-
-
-def _printable(text: str) -> str:
-    """Foreign text never commands the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)

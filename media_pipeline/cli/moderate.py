@@ -7,10 +7,11 @@ from typing import Any, Literal
 
 import click
 
-from media_pipeline.cli._moderation_output import print_json, printable, reason_line
+from media_pipeline.cli._moderation_output import print_json, reason_line
 from media_pipeline.cli._tables import print_table
 from media_pipeline.cli.context import App
 from media_pipeline.errors import UsageError
+from media_pipeline.wording import printable
 
 ROWS_SHOWN = 50  # of a list, on the screen
 _FORMAT = click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from media_pipeline.cli.context import App
+from media_pipeline.wording import printable
 
 if TYPE_CHECKING:
     import dagster as dg
@@ -149,7 +150,7 @@ def _list(console: Console, name: str, due: pa.Table, *, show_all: bool) -> None
         table.add_column(heading, overflow="fold")
     for row in due.slice(0, due.num_rows if show_all else ROWS_SHOWN).to_pylist():
         cells = (row["name"] or "", row["kind"] or "", row["media_id"][:12], f"{row['since']:%Y-%m-%d}")
-        table.add_row(*(Text(_printable(cell)) for cell in cells), f"{row['days']} days")
+        table.add_row(*(Text(printable(cell)) for cell in cells), f"{row['days']} days")
     console.print(table)
     if due.num_rows > ROWS_SHOWN and not show_all:
         console.print(f"{due.num_rows - ROWS_SHOWN} more: `media-pipeline retention plan --all` lists them")
@@ -159,8 +160,3 @@ def _progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     console = Console(stderr=True)
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-
-
-def _printable(text: str) -> str:
-    """Foreign text never commands the terminal."""
-    return "".join(c if c.isprintable() else " " for c in text)

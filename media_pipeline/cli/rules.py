@@ -11,12 +11,12 @@ from media_pipeline.cli._moderation_output import (
     plain_backtest,
     print_backtest,
     print_json,
-    printable,
     progress_bar,
 )
 from media_pipeline.cli._tables import print_table
 from media_pipeline.cli.context import App
 from media_pipeline.errors import UsageError
+from media_pipeline.wording import printable
 
 if TYPE_CHECKING:
     from media_pipeline.results._moderation_rules import RuleSet

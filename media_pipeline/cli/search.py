@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from media_pipeline.cli._search_output import print_json, print_table, printable
+from media_pipeline.cli._search_output import print_json, print_table
 from media_pipeline.results.search import Filter, Hit, Questions, Within, media_within, moment_of
 from media_pipeline.results.search import search as ask
+from media_pipeline.wording import printable
 
 if TYPE_CHECKING:
     from media_pipeline.results._identity_kinds import Kind

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import dagster as dg
 import sqlalchemy as sa
@@ -27,15 +27,14 @@ from dagster._serdes import deserialize_value, serialize_value
 from sqlalchemy.engine import Connection
 
 from media_pipeline.errors import UsageError
+from media_pipeline.storage.sqlite import chunks
 
 MATERIALIZED = dg.DagsterEventType.ASSET_MATERIALIZATION.value
 PLANNED = dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value
 OBSERVED = dg.DagsterEventType.ASSET_OBSERVATION.value
 KINDS = (MATERIALIZED, PLANNED, OBSERVED)
 
-T = TypeVar("T")
 _EVENTS = SqlEventLogStorageTable
-_CHUNK = 500  # values of one IN list, well below what any build of SQLite takes
 
 
 class EventRow(NamedTuple):
@@ -186,11 +185,6 @@ def remove_partitions(instance: dg.DagsterInstance, name: str, keys: Sequence[st
             connection.execute(DynamicPartitionsTable.delete().where(here))
             removed += len(ids)
     return removed
-
-
-def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
-    for start in range(0, len(values), _CHUNK):
-        yield values[start : start + _CHUNK]
 
 
 def _moved(entry: EventLogEntry, run_id: str, job_name: str) -> EventLogEntry:

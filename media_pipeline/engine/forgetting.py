@@ -135,8 +135,8 @@ class DagsterMemory:
         with self._runs.connect() as connection:
             named = redactor.rows(connection, RunsTable, (RunsTable.c.run_body,))
             ids = [number for number, _ in named]
-            for some in chunks([str(i) for i in ids]):
-                query = db.select(RunsTable.c.run_id).where(RunsTable.c.id.in_([int(i) for i in some]))
+            for some in chunks(ids):
+                query = db.select(RunsTable.c.run_id).where(RunsTable.c.id.in_(some))
                 found.update(run for (run,) in connection.execute(query))
         return found
 

@@ -25,7 +25,7 @@ from dagster._core.execution.backfill import BulkActionsFilter, BulkActionStatus
 from dagster._core.instance.utils import RUNLESS_JOB_NAME, RUNLESS_RUN_ID
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 
-from media_pipeline.engine.event_rows import chunks, remove_partitions
+from media_pipeline.engine.event_rows import remove_partitions
 from media_pipeline.engine.materializations import materialization, newest_event_ids, outcome_metadata
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, keys_of_run
 from media_pipeline.engine.pruning import failures_run
@@ -33,6 +33,7 @@ from media_pipeline.execution.outcome import Outcome, StageInfo
 from media_pipeline.execution.stages import stage_infos
 from media_pipeline.storage.ledger import Entry
 from media_pipeline.storage.sources import KnownMedium
+from media_pipeline.storage.sqlite import chunks
 
 if TYPE_CHECKING:
     from media_pipeline.execution.pipeline import Pipeline

@@ -47,7 +47,6 @@ from media_pipeline.storage.tables import Tables
 # A run that is killed repeats at most this much work per stage, at the price of one small commit.
 COMMIT_EVERY_S = 5.0
 COMMIT_EVERY_MEDIA = 64
-MANY = 1_000_000  # attempts: no medium had so many
 OnOutcome = Callable[[Outcome], None]
 
 
@@ -245,7 +244,7 @@ class Pipeline:
     def _never_judged(self, besides: Collection[str]) -> list[str]:
         """Media whose run was cut off between their stages and the rules: nothing is left to do that would bring them
         before the rules again."""
-        begun = {medium.media_id for medium in self.sources.interrupted(max_attempts=MANY)} - set(besides)
+        begun = {medium.media_id for medium in self.sources.interrupted()} - set(besides)
         if not begun:
             return []
         decoded = {media_id for media_id, _ in self.ledger.entries(begun, ["media"])}

@@ -32,6 +32,7 @@ from pydantic import SecretStr
 from media_pipeline.config import Alerts
 from media_pipeline.errors import UsageError
 from media_pipeline.storage.moderation import Alert, ModerationStore
+from media_pipeline.wording import printable
 
 log = logging.getLogger(__name__)
 
@@ -248,18 +249,14 @@ def _letter(alerts: Sequence[Alert], settings: Alerts) -> EmailMessage:
 
 def _paragraph(alert: Alert) -> list[str]:
     body = alert.body
-    lines = [f"{_printable(body['name'] or '')} ({alert.media_id})"]
+    lines = [f"{printable(body['name'] or '')} ({alert.media_id})"]
     for reason in body["reasons"]:
         if reason["severity"] == "block":
             at = f" at {reason['pts_s']:.1f} s" if reason["pts_s"] is not None else ""
-            found = f" ({_printable(reason['found'])})" if reason["found"] else ""
-            lines.append(f"  {_printable(reason['text'])}{found}{at}")
+            found = f" ({printable(reason['found'])})" if reason["found"] else ""
+            lines.append(f"  {printable(reason['text'])}{found}{at}")
     return [*lines, f"  media-pipeline moderate show {alert.media_id[:12]}", ""]
 
 
 def _headline(count: int) -> str:
     return f"{count} {'medium' if count == 1 else 'media'} newly blocked"
-
-
-def _printable(text: str) -> str:
-    return "".join(c if c.isprintable() else " " for c in text)

@@ -25,6 +25,7 @@ from media_pipeline.results._search_hits import Box, Hit, by_medium
 from media_pipeline.results._search_stills import Still, stills
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.sources import KnownMedium, Sources
+from media_pipeline.wording import clock
 
 _TEMPLATE = "search.html.jinja"
 _WHAT = {"picture": "this picture", "face": "a person without a name", "voice": "a voice without a name"}
@@ -145,7 +146,7 @@ def _figure(moments: Sequence[tuple[Hit, Still]], link: str | None) -> _Figure:
         boxes=[still.share(hit.box) for hit, _ in moments if hit.box is not None],
         wave=still.wave,
         link=_at(link, first),
-        alt=clock(first) or "the picture",
+        alt=time_of(first) or "the picture",
         moments=[_moment(hit, link) for hit, _ in moments if hit.source != "medium"],
     )
 
@@ -153,7 +154,7 @@ def _figure(moments: Sequence[tuple[Hit, Still]], link: str | None) -> _Figure:
 def _moment(hit: Hit, link: str | None) -> _Moment:
     what = hit.person or " ".join(filter(None, (_WHAT.get(hit.source, "this medium"), hit.person_id)))
     return _Moment(
-        clock(hit), _at(link, hit), _parts(hit), what, hit.why if hit.why != "filter" else "", hit.similarity
+        time_of(hit), _at(link, hit), _parts(hit), what, hit.why if hit.why != "filter" else "", hit.similarity
     )
 
 
@@ -197,13 +198,11 @@ def _at(link: str | None, hit: Hit) -> str | None:
     return f"{link}#t={hit.pts_s:.1f}"
 
 
-def clock(hit: Hit) -> str | None:
+def time_of(hit: Hit) -> str | None:
     """`m:ss`, `h:mm:ss` from an hour on; None where there is no time."""
     if hit.pts_s is None or hit.kind == "image":
         return None
-    minutes, seconds = divmod(int(hit.pts_s), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+    return clock(hit.pts_s)
 
 
 def _count(number: int, what: str) -> str:

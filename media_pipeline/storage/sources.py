@@ -219,11 +219,11 @@ class Sources:
         """Media whose partition Dagster does not know yet, oldest first."""
         return self._media("WHERE announced = 0 ORDER BY added_at, seq LIMIT ?", [limit])
 
-    def interrupted(self, *, max_attempts: int) -> list[KnownMedium]:
-        """Media whose run began and never ended, unless that happened so often that they look deadly."""
-        return self._media(
-            "WHERE announced = 1 AND attempts BETWEEN 1 AND ? ORDER BY added_at, seq", [max_attempts - 1]
-        )
+    def interrupted(self, *, max_attempts: int | None = None) -> list[KnownMedium]:
+        """Media whose run began and never ended; those only to whom that happened less often than `max_attempts`."""
+        most = "" if max_attempts is None else "AND attempts < ?"
+        values = [] if max_attempts is None else [max_attempts]
+        return self._media(f"WHERE announced = 1 AND attempts >= 1 {most} ORDER BY added_at, seq", values)
 
     def given_up(self, *, max_attempts: int) -> list[KnownMedium]:
         """Media whose run was cut off so often that nobody asks for another."""

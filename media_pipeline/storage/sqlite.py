@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from media_pipeline.errors import DiskFull, StorageConflict, UsageError
 from media_pipeline.storage.disk import is_disk_full
@@ -21,6 +21,7 @@ _inherited: list[sqlite3.Connection] = []
 BUSY_TIMEOUT_S = 30.0
 # SQLite's own default limit was 999 parameters for years; distributions still build with it.
 CHUNK = 900
+T = TypeVar("T")
 
 
 class Database:
@@ -111,7 +112,7 @@ def compact(file: Path) -> None:
             time.sleep(0.1)
 
 
-def chunks(values: Sequence[str]) -> Iterator[Sequence[str]]:
+def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
     """Slices short enough for one IN list."""
     for start in range(0, len(values), CHUNK):
         yield values[start : start + CHUNK]
