@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from media_pipeline.config_gpu import Gpu
 from media_pipeline.errors import UsageError
 
 GIB = 1024**3
@@ -235,7 +236,12 @@ class Settings(BaseSettings):
     """All settings of one installation."""
 
     model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True, env_ignore_empty=True
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        env_ignore_empty=True,
+        populate_by_name=True,
     )
 
     home: Path = Field(Path("data"), description="folder that holds originals, tables, indexes and Dagster's storage")
@@ -261,6 +267,21 @@ class Settings(BaseSettings):
         None, description="key of the endpoint that writes summaries, where one is configured"
     )
     summary_api_key_file: Path | None = Field(None, description="file that holds this key, instead of the variable")
+    vast_api_key: SecretStr | None = Field(
+        None,
+        # The name that Vast.ai's own tools read.
+        validation_alias=AliasChoices("MEDIA_PIPELINE_VAST_API_KEY", "VAST_API_KEY"),
+        description="key of your account at Vast.ai; the variable VAST_API_KEY will do",
+    )
+    vast_api_key_file: Path | None = Field(None, description="file that holds this key, instead of the variable")
+    vast_url: str = Field(
+        "https://console.vast.ai",
+        validation_alias=AliasChoices("MEDIA_PIPELINE_VAST_URL", "VAST_URL"),
+        description="address of the API of Vast.ai; the variable VAST_URL will do",
+    )
+    worker_process: bool = Field(
+        False, description="run analyzers in a process of their own: a crash costs one batch, not the run; takes 0.3 GB"
+    )
     low_memory: bool = Field(False, description="unload each model before the next: slower, fits a server with 4 GB")
     workers: int = Field(0, ge=0, description="threads per analyzer and decoding processes; 0: one per core")
     cache_max_bytes: int = Field(20 * GIB, ge=0, description="size limit of the cache of frames and audio")
@@ -276,6 +297,7 @@ class Settings(BaseSettings):
     moderation: Moderation = Moderation()
     alerts: Alerts = Alerts()
     index: IndexLimits = IndexLimits()
+    gpu: Gpu = Gpu()
     reprocess: Reprocess = Reprocess()
     retention: Retention = Retention()
     options: dict[str, dict[str, Any]] = Field(
@@ -315,6 +337,15 @@ class Settings(BaseSettings):
         """
         key = _secret(self.summary_api_key, self.summary_api_key_file, "SUMMARY_API_KEY")
         return {} if key is None else {"summary_api_key": key}
+
+    @property
+    def vast_key(self) -> SecretStr | None:
+        """The key of the account at Vast.ai.
+
+        Raises:
+            UsageError: its file cannot be read.
+        """
+        return _secret(self.vast_api_key, self.vast_api_key_file, "VAST_API_KEY")
 
     @property
     def watched(self) -> tuple[Path, ...]:

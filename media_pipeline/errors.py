@@ -9,12 +9,15 @@
     │   └── UnsafePath                a symbolic link that leaves its folder, a device, a socket
     ├── ModelUnavailable              no weights for this analyzer; the remedy is the exact command
     ├── QueryRejected                 SQL that is not read-only, runs too long or leaves the library
+    ├── RentalRefused                 no machine is to be had: no key, no credit, no offer, over the budget
     ├── DamagedBackup                 a backup does not hold what it says; the home is as it was
     ├── AnalyzerFailed                an analyzer or its library broke on this medium            (a bug, never retried)
     ├── ContractViolation             an analyzer returned what its schema does not promise  (a bug, never retried)
     └── TransientError                worth another try: the world was in the way            (retryable)
         ├── DiskFull                  no room; goes on when there is
         ├── WorkerLost                a sandbox or worker process died without a word
+        ├── ProviderUnreachable       Vast.ai gave no answer that can be trusted: it says nothing about machines
+        ├── BudgetReached             a limit of the budget ended the renting; the rest waits for a later run
         └── StorageConflict           concurrent writers collided more often than the retries allow
 
 `retryable` is part of the type: the engine retries nothing else.
@@ -76,6 +79,10 @@ class QueryRejected(MediaPipelineError):
     """SQL that is not read-only, runs too long, needs too much memory or leaves the library."""
 
 
+class RentalRefused(MediaPipelineError):
+    """No machine is to be had: no key, no credit, no offer within the limits, or over the budget."""
+
+
 class DamagedBackup(MediaPipelineError):
     """A backup does not hold what it says."""
 
@@ -100,6 +107,14 @@ class DiskFull(TransientError):
 
 class WorkerLost(TransientError):
     """A worker process died without a word."""
+
+
+class ProviderUnreachable(TransientError):
+    """The provider of machines gave no answer that can be trusted; what is running there is not known."""
+
+
+class BudgetReached(TransientError):
+    """A limit of the budget ended the renting in the middle of a run; the rest waits, as configured."""
 
 
 class StorageConflict(TransientError):

@@ -9,7 +9,6 @@ import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from dataclasses import dataclass
 from typing import Any
 
 import psutil
@@ -18,24 +17,13 @@ import pyarrow as pa
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
 from media_pipeline.analyzers._threads import one_thread_per_call
 from media_pipeline.errors import AnalyzerFailed, MediaPipelineError
+from media_pipeline.execution.executor import AnalyzerResult
 from media_pipeline.execution.rows import by_medium
 from media_pipeline.storage.costs import Cost
 
 # Resident memory of the process above which models do not stay for later batches: what the next analyzer needs on top
 # and the decoders beside it fit into 3 GB then, and Dagster, the views and the system into a server with 8.
 KEEP_MODELS_BELOW_BYTES = 2 * 1024**3
-
-
-@dataclass(frozen=True, slots=True)
-class AnalyzerResult:
-    """Rows or error of one medium, and its share of the time."""
-
-    media_id: str
-    rows: pa.Table | None
-    error: MediaPipelineError | None
-    seconds: float
-    frames: int = 0  # that it was given
-    audio_s: float = 0.0
 
 
 class InProcessExecutor:
@@ -91,6 +79,9 @@ class InProcessExecutor:
         self._models.clear()
         gc.collect()
         _give_back()
+
+    def close(self) -> None:
+        self.unload()
 
     def _results(
         self, spec: AnalyzerSpec, model: Any, options: Options, batches: Iterable[Batch]

@@ -30,7 +30,7 @@ from media_pipeline.storage import schemas
 if TYPE_CHECKING:
     from media_pipeline.analyzers._models import ModelStore
     from media_pipeline.execution.decoded import DecodedMedia
-    from media_pipeline.execution.in_process import AnalyzerResult, InProcessExecutor
+    from media_pipeline.execution.executor import AnalyzerResult, Executor
     from media_pipeline.media.cache import CacheEntry
     from media_pipeline.media.types import MediaFacts
     from media_pipeline.storage.sources import KnownMedium
@@ -201,7 +201,7 @@ class AnalyzerStage:
         models: ModelStore,
         decoded: DecodedMedia,
         tables: Tables,
-        executor: InProcessExecutor,
+        executor: Executor,
     ) -> None:
         self.name, self.needs, self.schema, self.version = spec.name, spec.needs, spec.schema, spec.version
         self.spec = spec

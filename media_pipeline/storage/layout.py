@@ -73,6 +73,16 @@ class Layout:
         return self.home / "moderation.sqlite"
 
     @property
+    def leases(self) -> Path:
+        """SQLite file: rented machines and what they cost."""
+        return self.home / "gpu.sqlite"
+
+    @property
+    def rented(self) -> Path:
+        """A folder per open lease with its throwaway key; gone with the machine."""
+        return self.home / "gpu"
+
+    @property
     def warehouse(self) -> Path:
         """DuckDB file of views for the user's own tools; replaced after each batch."""
         return self.home / "warehouse.duckdb"
