@@ -212,20 +212,29 @@ def decode_stream(
         InputError: unreadable, refused or beyond a limit.
         OSError: writing failed.
     """
-    import av
-
-    try:
-        container = av.open(
-            url, format=sniffed.format, options=_OPEN_OPTIONS, metadata_errors="replace", buffer_size=1 << 18
-        )
-    except av.error.FFmpegError as error:
-        raise _unreadable(error, sniffed.format) from None
+    container = open_container(url, sniffed)
     with container:
         decoding = _Pass(container, sniffed, folder, sampling, limits, threads)
         try:
             return decoding.run(beat)
         finally:
             decoding.close()
+
+
+def open_container(url: str, sniffed: Sniffed) -> Any:
+    """An av.InputContainer of just this format; no network, no playlist, no second file.
+
+    Raises:
+        InputError: unreadable or refused.
+    """
+    import av
+
+    try:
+        return av.open(
+            url, format=sniffed.format, options=_OPEN_OPTIONS, metadata_errors="replace", buffer_size=1 << 18
+        )
+    except av.error.FFmpegError as error:
+        raise _unreadable(error, sniffed.format) from None
 
 
 def _unreadable(error: Any, demuxer: str) -> Exception:

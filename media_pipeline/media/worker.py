@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 import warnings
@@ -49,9 +50,24 @@ def decode(
         InputError: the file cannot be used.
         OSError: it cannot be opened, or writing failed.
     """
-    # Non-blocking: opening a named pipe would wait for a writer for ever.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open_original(path, limits) as file:
         info = os.fstat(file.fileno())
+        sniffed = sniff.sniff(file.read(sniff.HEAD_BYTES), info.st_size)
+        if sniffed.family == "picture":
+            return images.decode_picture(file, sniffed, folder, sampling, limits, beat)
+        return video.decode_stream(url_of(file), sniffed, folder, sampling, limits, threads, beat)
+
+
+def open_original(path: Path, limits: DecodeLimits) -> io.BufferedReader:
+    """The file, opened so that nothing else can be meant by it.
+
+    Raises:
+        InputError: no regular file, or too large. OSError: it cannot be opened.
+    """
+    # Non-blocking: opening a named pipe would wait for a writer for ever.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb")
+    info = os.fstat(file.fileno())
+    try:
         if not stat.S_ISREG(info.st_mode):
             raise UnsafePath("this is not a regular file but a folder, device, pipe or socket")
         if info.st_size > limits.max_file_bytes:
@@ -59,9 +75,12 @@ def decode(
                 f"the file has {info.st_size:,} bytes, more than {limits.max_file_bytes:,}",
                 "cut it into parts or raise MEDIA_PIPELINE_DECODE__MAX_FILE_BYTES",
             )
-        sniffed = sniff.sniff(file.read(sniff.HEAD_BYTES), info.st_size)
-        if sniffed.family == "picture":
-            return images.decode_picture(file, sniffed, folder, sampling, limits, beat)
-        # The very file that was looked at, under a name that says nothing and means nothing to FFmpeg.
-        url = f"file:/proc/self/fd/{file.fileno()}"
-        return video.decode_stream(url, sniffed, folder, sampling, limits, threads, beat)
+    except BaseException:
+        file.close()
+        raise
+    return file
+
+
+def url_of(file: io.BufferedReader) -> str:
+    """The very file that was looked at, under a name that says nothing and means nothing to FFmpeg."""
+    return f"file:/proc/self/fd/{file.fileno()}"
