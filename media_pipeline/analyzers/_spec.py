@@ -119,7 +119,7 @@ class AnalyzerSpec:
     schema: pa.Schema  # exactly what run() returns; first column media_id; units in field metadata
     options: type[Options]
     choose: Callable[[Any, Any], ModelChoice]  # (options, ModelStore)
-    load: Callable[[ModelChoice, str, Any], Any]  # (choice, device, options) -> model
+    load: Callable[[ModelChoice, str, Any], Any]  # (choice, "cpu" | "cuda" | "auto", options) -> model
     run: Callable[[Any, Batch, Any], pa.Table]  # (model, batch, options)
     description: str
     kinds: frozenset[str] = frozenset({"image", "video", "audio"})  # media it says anything about
@@ -130,6 +130,9 @@ class AnalyzerSpec:
     # Why one medium's rows are good but not all that was asked for (a server did not answer); None: nothing is
     # missing. Such a result stands, with the reason in `analyses`, and `--retry-failed` makes it again.
     incomplete: Callable[[pa.Table], str | None] | None = None
+    # Whether, with this model, what `load` opens for the device "cuda" computes on the GPU; None: it never does.
+    uses_gpu: Callable[[ModelChoice], bool] | None = None
+    gpu_batch_media: int | None = None  # media per call of run() on a GPU, where more is quicker; None: as everywhere
 
     def __post_init__(self) -> None:
         if not self.name.isidentifier() or self.name != self.name.lower():
