@@ -6,6 +6,7 @@ import contextlib
 import ctypes
 import gc
 import itertools
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
@@ -56,23 +57,36 @@ class InProcessExecutor:
         Raises:
             MediaPipelineError: the model itself cannot be loaded.
         """
-        batches = _batched(media, spec.batch_media)
+        batches = _batched(media, media_per_call(spec, choice, self.device))
         first = next(batches, None)
         if first is None:
             return
-        loading = time.perf_counter()
-        model, was_loaded = self._model(spec, choice, options)
-        meter = Meter(load_s=time.perf_counter() - loading if was_loaded else None)
+        loaded = self.load(spec, choice, options)
         try:
-            for result in self._results(spec, model, options, itertools.chain([first], batches)):
-                meter.add(result)
-                yield result
+            yield from self._results(loaded, itertools.chain([first], batches))
         finally:
-            del model
+            cost = loaded.cost()
+            del loaded
             if self._on_cost:
-                self._on_cost(meter.cost(spec, choice, self.device))
+                self._on_cost(cost)
             if self._low_memory or psutil.Process().memory_info().rss > KEEP_MODELS_BELOW_BYTES:
                 self.unload()
+
+    def load(self, spec: AnalyzerSpec, choice: ModelChoice, options: Options) -> Loaded:
+        """The analyzer with its model, which is loaded unless it is there already.
+
+        Raises:
+            MediaPipelineError: the model cannot be loaded.
+        """
+        key = f"{spec.name}:{spec.fingerprint(choice, options)}"
+        load_s = None
+        if key not in self._models:
+            started = time.perf_counter()
+            one_thread_per_call()
+            self._models[key] = spec.load(choice, self.device, options)
+            _give_back()  # what loading took on top: files read, weights converted
+            load_s = time.perf_counter() - started
+        return Loaded(spec, choice, options, self._models[key], self.device, load_s)
 
     def unload(self) -> None:
         """Gives the memory of all models back."""
@@ -83,14 +97,12 @@ class InProcessExecutor:
     def close(self) -> None:
         self.unload()
 
-    def _results(
-        self, spec: AnalyzerSpec, model: Any, options: Options, batches: Iterable[Batch]
-    ) -> Iterator[AnalyzerResult]:
-        with ThreadPoolExecutor(self.threads, thread_name_prefix=spec.name) as pool:
+    def _results(self, loaded: Loaded, batches: Iterable[Batch]) -> Iterator[AnalyzerResult]:
+        with ThreadPoolExecutor(self.threads, thread_name_prefix=loaded.spec.name) as pool:
             running: set[Future[list[AnalyzerResult]]] = set()
             try:
                 for batch in batches:
-                    running.add(pool.submit(_run_batch, spec, model, batch, options))
+                    running.add(pool.submit(loaded.run, batch))
                     if len(running) >= 2 * self.threads:
                         done, running = wait(running, return_when=FIRST_COMPLETED)
                         yield from _finished(done)
@@ -99,45 +111,68 @@ class InProcessExecutor:
                 for future in running:
                     future.cancel()
 
-    def _model(self, spec: AnalyzerSpec, choice: ModelChoice, options: Options) -> tuple[Any, bool]:
-        """The model, and whether it had to be loaded."""
-        key = f"{spec.name}:{spec.fingerprint(choice, options)}"
-        if key in self._models:
-            return self._models[key], False
-        one_thread_per_call()
-        self._models[key] = spec.load(choice, self.device, options)
-        _give_back()  # what loading took on top: files read, weights converted
-        return self._models[key], True
 
-
-class Meter:
-    """Sums what one run of an analyzer takes.
+class Loaded:
+    """An analyzer with its model, for one run of it; measures what that takes. Safe for threads.
 
     CPU is that of the whole process: libraries have threads of their own, and analyzers run one after the other.
+    Wall time is that in which at least one batch was computed: not that of waiting for media to come.
     """
 
-    def __init__(self, load_s: float | None) -> None:
-        self._load_s = load_s
-        self._cpu, self._wall = time.process_time(), time.perf_counter()
+    def __init__(
+        self,
+        spec: AnalyzerSpec,
+        choice: ModelChoice,
+        options: Options,
+        model: Any,
+        device: str,
+        load_s: float | None,
+    ) -> None:
+        self.spec, self.choice, self.options, self.device = spec, choice, options, device
+        self._model, self._load_s = model, load_s
+        self._lock = threading.Lock()
+        self._cpu, self._busy_s, self._busy_since, self._running = time.process_time(), 0.0, 0.0, 0
         self._media, self._frames, self._audio_s = 0, 0, 0.0
 
-    def add(self, result: AnalyzerResult) -> None:
-        self._media += 1
-        self._frames += result.frames
-        self._audio_s += result.audio_s
+    def run(self, batch: Batch) -> list[AnalyzerResult]:
+        """One result per medium. A medium that fails takes no other down."""
+        with self._lock:
+            if self._running == 0:
+                self._busy_since = time.perf_counter()
+            self._running += 1
+        results: list[AnalyzerResult] = []
+        try:
+            results = _run_batch(self.spec, self._model, batch, self.options)
+        finally:
+            with self._lock:
+                self._running -= 1
+                if self._running == 0:
+                    self._busy_s += time.perf_counter() - self._busy_since
+                self._media += len(results)
+                self._frames += sum(result.frames for result in results)
+                self._audio_s += sum(result.audio_s for result in results)
+        return results
 
-    def cost(self, spec: AnalyzerSpec, choice: ModelChoice, device: str) -> Cost:
-        return Cost(
-            analyzer=spec.name,
-            model=choice.name,
-            device=device,
-            media=self._media,
-            frames=self._frames,
-            audio_s=self._audio_s,
-            cpu_s=time.process_time() - self._cpu,
-            wall_s=time.perf_counter() - self._wall,
-            load_s=self._load_s,
-        )
+    def cost(self) -> Cost:
+        """What it took so far, loading apart."""
+        with self._lock:
+            return Cost(
+                analyzer=self.spec.name,
+                model=self.choice.name,
+                device=self.device,
+                media=self._media,
+                frames=self._frames,
+                audio_s=self._audio_s,
+                cpu_s=time.process_time() - self._cpu,
+                wall_s=self._busy_s,
+                load_s=self._load_s,
+            )
+
+
+def media_per_call(spec: AnalyzerSpec, choice: ModelChoice, device: str) -> int:
+    """How many media one call of `run` gets."""
+    on_gpu = device != "cpu" and spec.uses_gpu is not None and spec.uses_gpu(choice)
+    return spec.gpu_batch_media or spec.batch_media if on_gpu else spec.batch_media
 
 
 def _give_back() -> None:
