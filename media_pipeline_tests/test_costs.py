@@ -11,7 +11,7 @@ from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
 from media_pipeline.execution import in_process
 from media_pipeline.execution.in_process import InProcessExecutor
-from media_pipeline.storage.costs import MEMORY_CPU_S, Cost, Costs, machine
+from media_pipeline.storage.costs import MEMORY_WORK_S, Cost, Costs, machine
 
 
 @pytest.fixture
@@ -36,11 +36,11 @@ def test_runs_add_up(costs: Costs) -> None:
 
 def test_what_was_long_ago_fades(costs: Costs) -> None:
     for _ in range(20):
-        costs.record(cost(MEMORY_CPU_S / 4, audio_s=100))
+        costs.record(cost(MEMORY_WORK_S / 4, audio_s=100))
     for _ in range(20):
-        costs.record(cost(MEMORY_CPU_S / 4, audio_s=10_000))
+        costs.record(cost(MEMORY_WORK_S / 4, audio_s=10_000))
     (row,) = costs.table().to_pylist()
-    assert row["cpu_s_per_audio_s"] == pytest.approx(MEMORY_CPU_S / 4 / 10_000, rel=0.2)
+    assert row["cpu_s_per_audio_s"] == pytest.approx(MEMORY_WORK_S / 4 / 10_000, rel=0.2)
 
 
 def test_models_and_analyzers_are_kept_apart(costs: Costs) -> None:
@@ -49,6 +49,21 @@ def test_models_and_analyzers_are_kept_apart(costs: Costs) -> None:
     costs.record(Cost("faces", "small", "cpu", 1, 1, 0.0, 9.0, 9.0))
     found = {(row["analyzer"], row["model"]): row["cpu_s_per_frame"] for row in costs.table().to_pylist()}
     assert found == {("ocr", "small"): 1.0, ("ocr", "large"): 5.0, ("faces", "small"): 9.0}
+
+
+def test_machines_are_kept_apart(costs: Costs) -> None:
+    costs.record(Cost("ocr", "small", "cpu", 1, 10, 0.0, 5.0, 2.0))
+    costs.record(Cost("ocr", "small", "RTX 4090", 1, 10, 0.0, 1.0, 0.5, machine="RTX 4090"))
+    found = {row["machine"]: (row["device"], row["wall_s_per_frame"]) for row in costs.table().to_pylist()}
+    assert found == {machine(): ("cpu", pytest.approx(0.2)), "RTX 4090": ("RTX 4090", pytest.approx(0.05))}
+
+
+def test_work_on_a_gpu_fades_too(costs: Costs) -> None:
+    """A GPU computes for minutes while its processor has next to nothing to do."""
+    for wall_s in (MEMORY_WORK_S, MEMORY_WORK_S / 2):
+        costs.record(Cost("ocr", "small", "RTX 4090", 1, 100, 0.0, 0.1, wall_s, machine="RTX 4090"))
+    (row,) = costs.table().to_pylist()
+    assert row["wall_s"] == pytest.approx(MEMORY_WORK_S)
 
 
 def test_two_processes_on_one_home(tmp_path: Path) -> None:

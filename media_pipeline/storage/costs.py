@@ -1,4 +1,4 @@
-"""What analyzers cost, learnt while they run: CPU seconds per frame and per second of sound, by model and machine.
+"""What analyzers cost, learnt while they run: seconds per frame and per second of sound, by model and machine.
 
 Sums with a fading memory: what was measured long ago weighs less and less, so a faster release or a busier machine
 shows after some thousand frames, and no history has to be kept.
@@ -18,15 +18,15 @@ import pyarrow as pa
 
 from media_pipeline.storage.sqlite import Database
 
-# Work that the sums remember, in CPU seconds: an hour of an analyzer's work outweighs all that was before.
-MEMORY_CPU_S = 3600.0
+# Work that the sums remember, in seconds: an hour of an analyzer's work outweighs all that was before.
+MEMORY_WORK_S = 3600.0
 
 SCHEMA = pa.schema(
     [
         ("analyzer", pa.string()),
         ("model", pa.string()),
         ("device", pa.string()),
-        ("machine", pa.string()),  # processor and cores, as `machine()` names them
+        ("machine", pa.string()),  # processor and cores, as `machine()` names them, or the GPU of a rented one
         ("media", pa.float64()),
         ("frames", pa.float64()),
         pa.field("audio_s", pa.float64(), metadata={"unit": "s"}),
@@ -36,6 +36,10 @@ SCHEMA = pa.schema(
         pa.field("cpu_s_per_medium", pa.float64(), metadata={"unit": "s"}),
         pa.field("cpu_s_per_frame", pa.float64(), metadata={"unit": "s", "comment": "null: it sees no frames"}),
         pa.field("cpu_s_per_audio_s", pa.float64(), metadata={"comment": "real-time factor; null: it hears no sound"}),
+        pa.field("wall_s_per_frame", pa.float64(), metadata={"unit": "s", "comment": "all its threads together"}),
+        pa.field(
+            "wall_s_per_audio_s", pa.float64(), metadata={"comment": "real-time factor, all its threads together"}
+        ),
         ("updated_at", pa.timestamp("us", tz="UTC")),
     ]
 )
@@ -62,8 +66,9 @@ class Cost:
     frames: int
     audio_s: float
     cpu_s: float
-    wall_s: float
+    wall_s: float  # in which at least one batch was computed
     load_s: float | None = None  # None: the model was there already
+    machine: str | None = None  # where: the name of a rented GPU; None: this machine
 
 
 class Costs:
@@ -76,8 +81,9 @@ class Costs:
         """Adds one run; older ones fade."""
         values: dict[str, object] = {
             **asdict(cost),
-            "machine": machine(),
-            "keep": max(0.0, 1.0 - cost.cpu_s / MEMORY_CPU_S),
+            "machine": cost.machine or machine(),
+            # On a GPU the wall's seconds are the work: its processor has little to do.
+            "keep": max(0.0, 1.0 - max(cost.cpu_s, cost.wall_s) / MEMORY_WORK_S),
             "now": datetime.now(UTC).isoformat(),
         }
         faded = ", ".join(f"{name} = {name} * :keep + :{name}" for name in _SUMS)
@@ -108,8 +114,9 @@ def _described(rows: Iterable[tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
         found = dict(zip(_SCALARS, row, strict=True))
         found["updated_at"] = datetime.fromisoformat(found["updated_at"])
         for unit, total in (("medium", "media"), ("frame", "frames"), ("audio_s", "audio_s")):
-            found[f"cpu_s_per_{unit}"] = found["cpu_s"] / found[total] if found[total] else None
-        yield found
+            for seconds in ("cpu_s", "wall_s"):
+                found[f"{seconds}_per_{unit}"] = found[seconds] / found[total] if found[total] else None
+        yield {name: found[name] for name in SCHEMA.names}
 
 
 @cache
