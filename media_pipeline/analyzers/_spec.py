@@ -92,7 +92,8 @@ class Medium:
     kind: str  # "image" | "video" | "audio"
     frames: Iterable[Frame] = ()  # may be iterated any number of times
     audio: Audio | None = None  # None: the medium has no sound
-    # Of every decoded video frame: pts_s float64, score float32 (PySceneDetect's content value). Empty for images.
+    # Of every decoded video frame: pts_s float64, score float32 (PySceneDetect's content value). Empty for images, None
+    # where the analyzer does not say that it `reads_scores`.
     frame_scores: pa.Table | None = None
     duration_s: float | None = None
     rows: Mapping[str, pa.Table] = field(default_factory=dict)  # rows of the analyzers named in `needs`
@@ -119,7 +120,7 @@ class AnalyzerSpec:
     schema: pa.Schema  # exactly what run() returns; first column media_id; units in field metadata
     options: type[Options]
     choose: Callable[[Any, Any], ModelChoice]  # (options, ModelStore)
-    load: Callable[[ModelChoice, str, Any], Any]  # (choice, "cpu" | "cuda" | "auto", options) -> model
+    load: Callable[[ModelChoice, str, Any], Any]  # (choice, "cpu" | "cuda", options) -> model
     run: Callable[[Any, Batch, Any], pa.Table]  # (model, batch, options)
     description: str
     kinds: frozenset[str] = frozenset({"image", "video", "audio"})  # media it says anything about
@@ -132,6 +133,7 @@ class AnalyzerSpec:
     incomplete: Callable[[pa.Table], str | None] | None = None
     # Whether, with this model, what `load` opens for the device "cuda" computes on the GPU; None: it never does.
     uses_gpu: Callable[[ModelChoice], bool] | None = None
+    reads_scores: bool = False  # whether run() reads `Medium.frame_scores`, which never leave this machine
     gpu_batch_media: int | None = None  # media per call of run() on a GPU, where more is quicker; None: as everywhere
 
     def __post_init__(self) -> None:

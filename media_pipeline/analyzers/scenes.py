@@ -138,4 +138,5 @@ ANALYZER = AnalyzerSpec(
     batch_media=64,
     preview=preview,
     compute_kind="scenedetect",
+    reads_scores=True,
 )

@@ -129,6 +129,7 @@ def _outcome(stage: Stage, result: Result, todo: Todo) -> Outcome:
         reason=str(result.error) if result.error else result.incomplete,
         rows=result.rows.num_rows if result.rows is not None else 0,
         seconds=result.seconds,
+        device=result.device,
         model=model_name(choice) if choice else None,
         tier=choice.tier if choice else None,
         warning=result.incomplete or (choice.warning if choice else None),

@@ -45,6 +45,7 @@ class Result:
     rows: pa.Table | None = None  # of the stage's schema; None and no error: this stage has nothing to say about it
     error: MediaPipelineError | None = None
     seconds: float = 0.0
+    device: str = "cpu"  # that computed it
     preview: str | None = None
     thumbnail_jpeg: bytes | None = None
     incomplete: str | None = None  # why the rows are good but not all that was asked for
@@ -228,11 +229,12 @@ class AnalyzerStage:
 
     def _described(self, result: AnalyzerResult) -> Result:
         if result.rows is None:
-            return Result(result.media_id, error=result.error, seconds=result.seconds)
+            return Result(result.media_id, error=result.error, seconds=result.seconds, device=result.device)
         return Result(
             media_id=result.media_id,
             rows=result.rows,
             seconds=result.seconds,
+            device=result.device,
             preview=self.spec.preview(result.rows) if self.spec.preview else None,
             incomplete=self.spec.incomplete(result.rows) if self.spec.incomplete else None,
         )
@@ -269,7 +271,7 @@ class AnalyzerStage:
                 kind=facts.kind,
                 frames=entry.frames if wants_frames else (),
                 audio=entry.audio if wants_audio else None,
-                frame_scores=entry.frame_scores if wants_frames else None,
+                frame_scores=entry.frame_scores if wants_frames and self.spec.reads_scores else None,
                 duration_s=facts.duration_s,
                 rows={n: r[known.media_id] for n, r in rows.items() if known.media_id in r},
             )
