@@ -15,8 +15,9 @@ from pathlib import Path
 from media_pipeline.storage._backup_cut import is_database
 from media_pipeline.storage.layout import Layout
 
-# Made again from the tables when they are used next; locks are nothing but names.
-_DERIVED = ("indexes", "locks")
+# Made again from the tables when they are used next; locks are nothing but names; keys of rented machines open nothing
+# by the time a backup is restored.
+_DERIVED = ("indexes", "locks", "gpu")
 _WAREHOUSE = ("warehouse.duckdb", ".warehouse.duckdb-")
 _MOMENTARY = (".incoming",)  # what a living process writes just now
 _SIDE_FILES = ("-wal", "-shm", "-journal")  # of a database: part of what SQLite itself hands over

@@ -178,6 +178,53 @@ MODERATION_DECISIONS = pa.schema(
     ]
 )
 
+_USD = {"unit": "USD"}
+
+# Rented machines; the file `gpu.sqlite` holds them.
+GPU_LEASES = pa.schema(
+    [
+        ("lease_id", pa.string()),
+        ("instance_id", pa.int64()),  # of the provider; null where it never said one
+        ("offer", pa.int64()),
+        ("gpu", pa.string()),
+        ("state", pa.string()),  # intent, booting, ready, busy, idle, closing, closed
+        pa.field("reserved_usd", pa.float64(), metadata=_USD),
+        pa.field("spent_usd", pa.float64(), metadata=_USD),  # by our meter, in the end by the provider's books
+        pa.field("charged_usd", pa.float64(), metadata=_USD),  # by the provider's books; null until they say something
+        ("opened_at", TIMESTAMP),
+        ("running_at", TIMESTAMP),  # null: it never ran
+        ("closed_at", TIMESTAMP),
+        ("settled_at", TIMESTAMP),  # from when on spent_usd is final
+        ("reason", pa.string()),  # why it was closed
+        ("run_id", pa.string()),  # the run that had it last
+        ("machine_id", pa.int64()),
+        ("country", pa.string()),
+        pa.field("usd_per_hour", pa.float64(), metadata=_USD),
+        pa.field("disk_gb", pa.float64(), metadata={"unit": "GB"}),
+        ("image", pa.string()),
+        ("label", pa.string()),  # that the machine carries at the provider
+    ]
+)
+
+# Their money by lease, run, day and source: sums of spent_usd are what was spent.
+GPU_COSTS = pa.schema(
+    [
+        ("lease_id", pa.string()),
+        ("run_id", pa.string()),
+        ("day", pa.string()),  # UTC
+        ("source", pa.string()),  # meter; charges: what the provider's books say beyond it
+        pa.field("spent_usd", pa.float64(), metadata=_USD),
+        ("instance_id", pa.int64()),
+        ("offer", pa.int64()),
+        ("gpu", pa.string()),
+        ("state", pa.string()),
+        pa.field("reserved_usd", pa.float64(), metadata=_USD),  # of the whole lease
+        ("opened_at", TIMESTAMP),
+        ("closed_at", TIMESTAMP),
+        ("reason", pa.string()),
+    ]
+)
+
 ANALYSES = pa.schema(
     [
         ("media_id", pa.string()),
