@@ -11,7 +11,8 @@ from deltalake.transaction import AddAction, RemoveAction
 
 from media_pipeline.storage._files import DataFile
 
-_HOOKS = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=True)
+# Opening a table reads its log since the last checkpoint.
+CHECKPOINT_COMMITS = 20
 # No quiet rebase by delta-rs: two appends of the same medium would not conflict in its eyes.
 EXACT = CommitProperties(max_commit_retries=0)
 
@@ -20,29 +21,45 @@ EXACT = CommitProperties(max_commit_retries=0)
 class Snapshot:
     """One version of a table, files in order of writing."""
 
-    delta: DeltaTable
+    delta: DeltaTable  # one writer's alone: a commit moves it on
     version: int
     files: tuple[DataFile, ...]
     schema: pa.Schema  # as stored
+
+    @classmethod
+    def of(cls, delta: DeltaTable) -> Snapshot:
+        # Not pa.table(): it looks for a data frame first and imports pandas to know one.
+        actions = pa.RecordBatchReader.from_stream(delta.get_add_actions()).read_all()
+        pairs = zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
+        files = tuple(DataFile(path, size) for path, size in sorted(pairs))
+        return cls(delta, delta.version(), files, pa.schema(delta.schema().to_arrow()))
 
     @property
     def next_order(self) -> str:
         return f"{self.version + 1:012d}"
 
 
-def commit(snapshot: Snapshot, adds: list[AddAction], removes: list[RemoveAction]) -> None:
-    if adds or removes:
-        snapshot.delta.create_write_transaction(
-            [*adds, *removes],
-            "append",
-            snapshot.delta.schema(),
-            commit_properties=EXACT,
-            post_commithook_properties=_HOOKS,
-        )
+def commit(snapshot: Snapshot, adds: list[AddAction], removes: list[RemoveAction]) -> Snapshot:
+    """The version after it, read on from the snapshot: opening the table anew costs several times as much."""
+    if not (adds or removes):
+        return snapshot
+    # To find expired entries the whole log is listed: not at every commit.
+    hooks = PostCommitHookProperties(
+        create_checkpoint=True, cleanup_expired_logs=snapshot.version % CHECKPOINT_COMMITS == 0
+    )
+    snapshot.delta.create_write_transaction(
+        [*adds, *removes],
+        "append",
+        snapshot.delta.schema(),
+        commit_properties=EXACT,
+        post_commithook_properties=hooks,
+    )
+    snapshot.delta.update_incremental()
+    return Snapshot.of(snapshot.delta)
 
 
 class Seen:
-    """The version of a table that was seen last, for readers: opening a table reads its log, asking costs two looks."""
+    """The version of a table that was seen last: opening a table reads its log, asking costs two looks."""
 
     def __init__(self, folder: Path, snapshot: Snapshot) -> None:
         self.snapshot = snapshot

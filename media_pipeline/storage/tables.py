@@ -14,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -25,6 +26,7 @@ from filelock import FileLock, Timeout
 
 from media_pipeline.errors import ContractViolation, DiskFull, StorageConflict, UsageError
 from media_pipeline.storage._files import (
+    COMPACT_BELOW,
     MERGE_CLASSES,
     MERGE_COUNT,
     DataFile,
@@ -40,18 +42,19 @@ from media_pipeline.storage._files import (
     stored_schema,
     write_file,
 )
-from media_pipeline.storage._snapshot import EXACT, Seen, Snapshot, commit
+from media_pipeline.storage._snapshot import CHECKPOINT_COMMITS, EXACT, Seen, Snapshot, commit
 from media_pipeline.storage.disk import disk_full_explained
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 LOCK_TIMEOUT_S = 300.0  # longer than any compaction; a dead holder's lock is released by the kernel at once
 BACKOFF_S = (0.0, 0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
 RETENTION_HOURS = 24  # how long a file that is no longer current stays for readers that still hold its name
 
 _CONFIGURATION = {
-    # Every 20 commits instead of 100: opening a table reads the log since the last checkpoint.
-    "delta.checkpointInterval": "20",
+    "delta.checkpointInterval": str(CHECKPOINT_COMMITS),
     "delta.logRetentionDuration": "interval 7 days",
     "delta.deletedFileRetentionDuration": "interval 7 days",
 }
@@ -153,14 +156,13 @@ class Tables:
         """
         ids = set(media_ids)
 
-        def attempt() -> None:
-            snapshot = self._open(name)
+        def attempt() -> Snapshot:
+            snapshot = self._take(name)
             old = self._rows(name, snapshot, ids) if read else declared_schema(snapshot.schema).empty_table()
-            self._swap(name, snapshot, fitted(name, change(old), snapshot.schema, ids), ids)
+            return self._swap(name, snapshot, fitted(name, change(old), snapshot.schema, ids), ids)
 
         with self._locked(name):
-            self._retrying(name, attempt)
-            self._tidy(name)
+            self._seen[name] = Seen(self._root / name, self._tidy(name, self._retrying(name, attempt)))
 
     def read(
         self,
@@ -205,7 +207,7 @@ class Tables:
     def compact(self, name: str) -> None:
         """Merges small files, whatever their number, and writes a checkpoint. Rows stay the same."""
         with self._locked(name):
-            self._retrying(name, lambda: self._merge(name, self._open(name), MERGE_CLASSES[-1]))
+            self._retrying(name, lambda: self._merge(name, self._open(name), COMPACT_BELOW))
             self._open(name).delta.create_checkpoint()
 
     def vacuum(self, name: str, keep: Collection[str] = (), retention_hours: int = RETENTION_HOURS) -> list[str]:
@@ -253,16 +255,17 @@ class Tables:
             seen = self._seen[name] = Seen(self._root / name, self._open(name))
         return seen.snapshot
 
+    def _take(self, name: str) -> Snapshot:
+        """The present version for one writer, whose commit moves it on: nobody else gets to see it from here on."""
+        seen = self._seen.pop(name, None)
+        return seen.snapshot if seen is not None and seen.is_newest() else self._open(name)
+
     def _open(self, name: str) -> Snapshot:
         try:
             delta = DeltaTable(self._uri(name))
         except TableNotFoundError:
             raise ContractViolation(f"there is no table {name} in {self._root}", "create it with ensure()") from None
-        # Not pa.table(): it looks for a data frame first and imports pandas to know one.
-        actions = pa.RecordBatchReader.from_stream(delta.get_add_actions()).read_all()
-        pairs = zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True)
-        files = tuple(DataFile(path, size) for path, size in sorted(pairs))
-        return Snapshot(delta, delta.version(), files, pa.schema(delta.schema().to_arrow()))
+        return Snapshot.of(delta)
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:
@@ -278,7 +281,7 @@ class Tables:
         finally:
             lock.release()
 
-    def _retrying(self, name: str, attempt: Callable[[], None]) -> None:
+    def _retrying(self, name: str, attempt: Callable[[], T]) -> T:
         for pause in BACKOFF_S:
             time.sleep(pause)
             try:
@@ -306,7 +309,7 @@ class Tables:
         rows = rows.take(pc.sort_indices(rows["media_id"]))
         return rows.select(wanted).cast(pa.schema([declared.field(column) for column in wanted]))
 
-    def _swap(self, name: str, snapshot: Snapshot, rows: pa.Table, media_ids: set[str]) -> None:
+    def _swap(self, name: str, snapshot: Snapshot, rows: pa.Table, media_ids: set[str]) -> Snapshot:
         """One commit from the snapshot to the same without these media's old rows and with the new ones."""
         adds: list[AddAction] = []
         removes: list[RemoveAction] = []
@@ -318,24 +321,28 @@ class Tables:
                     continue  # a hash collision
                 removes.append(file.remove_action(data_change=True))
                 if rest.num_rows:
-                    adds.append(write_file(self._root / name, rest, order_of(file.name), data_change=True))
+                    adds.append(self._write(name, rest, order_of(file.name), data_change=True))
             if rows.num_rows:
-                adds.append(write_file(self._root / name, rows, snapshot.next_order, data_change=True))
-            commit(snapshot, adds, removes)
+                adds.append(self._write(name, rows, snapshot.next_order, data_change=True))
+            return commit(snapshot, adds, removes)
 
-    def _tidy(self, name: str) -> None:
+    def _write(self, name: str, rows: pa.Table, order: str, *, data_change: bool) -> AddAction:
+        action = write_file(self._root / name, rows, order, data_change=data_change)
+        self._index(name).add(action.path, rows["media_id"])
+        return action
+
+    def _tidy(self, name: str, snapshot: Snapshot) -> Snapshot:
         """Merges where enough small files have gathered. The rows are safe already, so no failure of it matters."""
         try:
-            snapshot = self._open(name)
             for limit in MERGE_CLASSES:
                 if sum(size_class(file) == limit for file in snapshot.files) >= MERGE_COUNT:
-                    self._merge(name, snapshot, limit)
-                    snapshot = self._open(name)
+                    snapshot = self._merge(name, snapshot, limit)
         except (CommitFailedError, DiskFull) as error:
             logger.warning("table %s is left in many small files for now: %s", name, error)
+        return snapshot
 
-    def _merge(self, name: str, snapshot: Snapshot, limit: int) -> None:
-        """Merges neighbours among the files below `limit`, at most about the largest class in memory at a time.
+    def _merge(self, name: str, snapshot: Snapshot, limit: int) -> Snapshot:
+        """Merges neighbours among the files below `limit`, about `MERGED_BYTES` of them in memory at a time.
 
         Neighbours in order of writing, not of media_id: media that came together are analysed again together, and
         then touch few files. Within a file rows are sorted, so that a filter on media_id skips row groups.
@@ -344,11 +351,11 @@ class Tables:
         removes: list[RemoveAction] = []
         with self._discarding(name, adds):
             for group in neighbours([file for file in snapshot.files if file.size < limit]):
-                rows = self._load(name, group, snapshot.schema)
+                rows = self._load(name, group, snapshot.schema).combine_chunks()  # from one piece rows are taken faster
                 rows = rows.take(pc.sort_indices(rows["media_id"]))
-                adds.append(write_file(self._root / name, rows, order_of(group[0].name), data_change=False))
+                adds.append(self._write(name, rows, order_of(group[0].name), data_change=False))
                 removes.extend(file.remove_action(data_change=False) for file in group)
-            commit(snapshot, adds, removes)
+            return commit(snapshot, adds, removes)
 
     def _load(
         self,
