@@ -219,7 +219,7 @@ class AudioReader:
     sample_rate = SAMPLE_RATE
 
     def __init__(self, path: Path, duration_s: float, side: Path | None = None) -> None:
-        self._path, self._side = path, side
+        self.path, self.side = path, side
         self._duration_s = duration_s
 
     @property
@@ -229,7 +229,7 @@ class AudioReader:
     @property
     def channels(self) -> int:
         """2 where left (0) and right (1) carry one voice each, else 1."""
-        return 1 if self._side is None else 2
+        return 1 if self.side is None else 2
 
     def blocks(self, seconds: float, channel: int | None = None) -> Iterator[Samples]:
         """The whole sound in order, in blocks of that length (the last one shorter): bounded memory.
@@ -237,21 +237,21 @@ class AudioReader:
         Without ``channel`` the mean of the channels.
         """
         size = max(1, round(seconds * SAMPLE_RATE))
-        means = _blocks(self._path, size)
-        if channel is None or self._side is None:
+        means = _blocks(self.path, size)
+        if channel is None or self.side is None:
             yield from map(_to_float, means)
         else:
-            for mean, side in zip(means, _blocks(self._side, size), strict=True):
+            for mean, side in zip(means, _blocks(self.side, size), strict=True):
                 yield _channel(mean, side, channel)
 
     def read(self, start_s: float, end_s: float, channel: int | None = None) -> Samples:
         """The span [start_s, end_s), clipped to the sound's length; without ``channel`` the mean of the channels."""
         start = max(0, round(start_s * SAMPLE_RATE))
         end = max(start, round(min(end_s, self._duration_s) * SAMPLE_RATE))
-        mean = _span(self._path, start, end)
-        if channel is None or self._side is None:
+        mean = _span(self.path, start, end)
+        if channel is None or self.side is None:
             return _to_float(mean)
-        return _channel(mean, _span(self._side, start, end), channel)
+        return _channel(mean, _span(self.side, start, end), channel)
 
 
 def _blocks(path: Path, size: int) -> Iterator[Pcm]:

@@ -69,29 +69,32 @@ class CachedFrame:
 
 
 class FrameReader:
-    """The kept frames of one medium in order; may be iterated any number of times, from several threads."""
+    """The kept frames of one medium in order; may be iterated any number of times, from several threads.
+
+    `path` is their file; None: there was none, and there are no frames.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._path = path if path.exists() else None
+        self.path = path if path.exists() else None
         self._len = 0
-        if self._path is not None:
-            with _open_ipc(self._path, CACHED_FRAMES) as reader:
+        if self.path is not None:
+            with _open_ipc(self.path, CACHED_FRAMES) as reader:
                 self._len = reader.num_record_batches
 
     def __len__(self) -> int:
         return self._len
 
     def __iter__(self) -> Iterator[CachedFrame]:
-        if self._path is not None:
-            with _open_ipc(self._path, CACHED_FRAMES) as reader:
+        if self.path is not None:
+            with _open_ipc(self.path, CACHED_FRAMES) as reader:
                 for i in range(reader.num_record_batches):
                     yield _frame(reader.get_batch(i))
 
     def __getitem__(self, i: int) -> CachedFrame:
         at = i + self._len if i < 0 else i
-        if self._path is None or not 0 <= at < self._len:
+        if self.path is None or not 0 <= at < self._len:
             raise IndexError(f"frame {i} of {self._len}")
-        with _open_ipc(self._path, CACHED_FRAMES) as reader:
+        with _open_ipc(self.path, CACHED_FRAMES) as reader:
             return _frame(reader.get_batch(at))
 
 
@@ -162,6 +165,12 @@ class Cache:
         except (OSError, ValueError, KeyError, TypeError):  # pa.ArrowInvalid is a ValueError
             return None
         return entry
+
+    def sizes(self, media_id: str) -> tuple[int, int]:
+        """Bytes of the frames and of the sound of a medium; 0 for what is not cached."""
+        folder = self._folder(media_id)
+        frames, *sound = (_bytes(folder / name) for name in (FRAMES_FILE, AUDIO_FILE, SIDE_FILE))
+        return frames, sum(sound)
 
     def incoming(self, media_id: str) -> Path:
         """A new empty folder to decode into; `commit` or `abandon` it."""
@@ -256,6 +265,13 @@ class Cache:
 
     def _folder(self, media_id: str) -> Path:
         return self._root / media_id[:2] / media_id
+
+
+def _bytes(file: Path) -> int:
+    try:
+        return file.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _size(folder: Path) -> int:
