@@ -159,10 +159,10 @@ class Connection:
         sha256 = sha256 or _sha256(source)
         part = f"{staging or os.path.dirname(target) or '.'}/{sha256[:24]}.part"  # noqa: PTH120 - not a path here
         state = _state_of_upload(target, part, sha256, total)
-        have, idle, wrong = -1, 0, 0
+        have, idle, wrong, said = -1, 0, 0, list[str]()
         while True:
             try:
-                said = self.run(state, timeout_s=_left(until, target)).split()[-1:]
+                said = said or self.run(state, timeout_s=_left(until, target)).split()[-1:]
                 if said == ["done"]:
                     return
                 wrong += said == ["other"]
@@ -170,7 +170,8 @@ class Connection:
                 idle = 0 if have > before else idle + 1
                 if wrong > 1 or idle > _ATTEMPTS:
                     raise RemoteFailed(f"{self.host} does not store what is sent to it")
-                self._send(source, part, have // _BLOCK, _left(until, target))
+                said = []
+                said = self._send(source, part, have // _BLOCK, state, _left(until, target)).split()[-1:]
             except (HostKeyChanged, RemoteFailed):
                 raise
             except WorkerLost:
@@ -198,15 +199,16 @@ class Connection:
         self.upload_bytes_per_s = len(data) / max(took - greeting_s, took / 5)
         return self.upload_bytes_per_s
 
-    def _send(self, source: Path, part: str, block: int, timeout_s: float) -> None:
+    def _send(self, source: Path, part: str, block: int, state: str, timeout_s: float) -> str:
         with source.open("rb") as stream:
             stream.seek(block * _BLOCK)
             size, start = source.stat().st_size - stream.tell(), time.monotonic()
             # To a place, not to the end: what a connection that was cut off still writes there is the same.
             write = f"dd of={shlex.quote(part)} bs={_BLOCK} seek={block} conv=notrunc 2>/dev/null"
-            self._run(write, timeout_s, stream)
+            said = self._run(f"{write}\n{state}", timeout_s, stream)
         if size >= _MEASURED_BYTES:
             self.upload_bytes_per_s = size / max(time.monotonic() - start, 1e-3)
+        return said
 
     def _run(self, remote: str, timeout_s: float, stdin: IO[bytes] | None) -> str:
         status, out, err = _exchange(self.command(remote), stdin, timeout_s)
