@@ -10,11 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 import psutil
 import pyarrow as pa
 
+from media_pipeline.analyzers._device import CUDA, load_on
+from media_pipeline.analyzers._gpu_memory import card
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
 from media_pipeline.analyzers._threads import one_thread_per_call
 from media_pipeline.errors import AnalyzerFailed, MediaPipelineError
@@ -47,7 +50,7 @@ class InProcessExecutor:
     ) -> None:
         self.threads, self.device = threads, device
         self._low_memory, self._on_cost = low_memory, on_cost
-        self._models: dict[str, Any] = {}
+        self._models: dict[str, tuple[Any, str]] = {}  # and what each computes on
 
     def run(
         self, spec: AnalyzerSpec, choice: ModelChoice, options: Options, media: Iterable[Medium]
@@ -57,13 +60,14 @@ class InProcessExecutor:
         Raises:
             MediaPipelineError: the model itself cannot be loaded.
         """
-        batches = _batched(media, media_per_call(spec, choice, self.device))
-        first = next(batches, None)
+        iterator = iter(media)
+        first = next(iterator, None)
         if first is None:
             return
         loaded = self.load(spec, choice, options)
+        batches = _batched(itertools.chain([first], iterator), loaded.batch_media)
         try:
-            yield from self._results(loaded, itertools.chain([first], batches))
+            yield from self._results(loaded, batches)
         finally:
             cost = loaded.cost()
             del loaded
@@ -83,10 +87,11 @@ class InProcessExecutor:
         if key not in self._models:
             started = time.perf_counter()
             one_thread_per_call()
-            self._models[key] = spec.load(choice, self.device, options)
+            self._models[key] = load_on(spec, choice, self.device, options)
             _give_back()  # what loading took on top: files read, weights converted
             load_s = time.perf_counter() - started
-        return Loaded(spec, choice, options, self._models[key], self.device, load_s)
+        model, device = self._models[key]
+        return Loaded(spec, choice, options, model, device, load_s)
 
     def unload(self) -> None:
         """Gives the memory of all models back."""
@@ -128,7 +133,10 @@ class Loaded:
         device: str,
         load_s: float | None,
     ) -> None:
-        self.spec, self.choice, self.options, self.device = spec, choice, options, device
+        self.spec, self.choice, self.options = spec, choice, options
+        found = card() if device == CUDA else None
+        self.device = found.name if found else device  # as results name it: "cpu", or the GPU
+        self.batch_media = spec.gpu_batch_media or spec.batch_media if device == CUDA else spec.batch_media
         self._model, self._load_s = model, load_s
         self._lock = threading.Lock()
         self._cpu, self._busy_s, self._busy_since, self._running = time.process_time(), 0.0, 0.0, 0
@@ -142,7 +150,10 @@ class Loaded:
             self._running += 1
         results: list[AnalyzerResult] = []
         try:
-            results = _run_batch(self.spec, self._model, batch, self.options)
+            results = [
+                replace(result, device=self.device)
+                for result in _run_batch(self.spec, self._model, batch, self.options)
+            ]
         finally:
             with self._lock:
                 self._running -= 1
@@ -167,12 +178,6 @@ class Loaded:
                 wall_s=self._busy_s,
                 load_s=self._load_s,
             )
-
-
-def media_per_call(spec: AnalyzerSpec, choice: ModelChoice, device: str) -> int:
-    """How many media one call of `run` gets."""
-    on_gpu = device != "cpu" and spec.uses_gpu is not None and spec.uses_gpu(choice)
-    return spec.gpu_batch_media or spec.batch_media if on_gpu else spec.batch_media
 
 
 def _give_back() -> None:
