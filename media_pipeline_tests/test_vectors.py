@@ -107,6 +107,19 @@ def test_added_replaced_and_erased(home: Home) -> None:
     home.check(index)
 
 
+def test_found_rows_come_from_whichever_groups_they_lie_in(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many groups to a file, a few of them asked for, in no order; and a file that took another's place."""
+    monkeypatch.setattr("media_pipeline.storage._files.VECTOR_GROUP_ROWS", 4)
+    home.put(*"abcdefgh")
+    home.put(*"ijk")
+    index = home.index()
+    for k in (1, 3, 30):
+        home.check(index, k)
+    home.tables.delete("toys", ["c", "j"])
+    home.forget("c", "j")
+    home.check(index, 30)
+
+
 def test_what_is_left_of_an_old_file_is_found_beside_younger_ones(home: Home) -> None:
     index = home.index()
     home.put("a", "b", "c")

@@ -59,6 +59,7 @@ DEFAULTS = IndexLimits()
 _RETRAIN_AT = 4
 _ATTEMPTS = 3
 _READERS = 4  # files that found rows are read from at once
+_FOOTERS = 256  # of files with found rows, kept in memory: some hundred kilobytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -300,17 +301,23 @@ def dimension_of(tables: Tables, table: str, model: str, column: str = "embeddin
 
 def _read_rows(path: Path, rows: Sequence[int], columns: Sequence[str]) -> dict[int, dict[str, Any]]:
     """These rows of a Parquet file by number; reads only the row groups they lie in."""
-    found: dict[int, dict[str, Any]] = {}
-    with pq.ParquetFile(path) as file:
-        start = 0
-        for group in range(file.num_row_groups):
-            end = start + file.metadata.row_group(group).num_rows
-            inside = sorted({row for row in rows if start <= row < end})
-            if inside:
-                table = file.read_row_group(group, columns=list(columns)).take(pa.array([r - start for r in inside]))
-                found.update(zip(inside, table.to_pylist(), strict=True))
-            start = end
-    return found
+    footer = _footer(path)
+    sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    ends = np.cumsum(sizes)
+    wanted = np.unique(rows)
+    groups, at = np.unique(np.searchsorted(ends, wanted, side="right"), return_inverse=True)
+    before = np.cumsum([0, *(sizes[group] for group in groups)])  # rows that are read before those of each group
+    places = wanted - (ends - sizes)[groups][at] + before[at]
+    with pq.ParquetFile(path, metadata=footer) as file:
+        # A few hundred kilobytes: threads for each column cost more than they spare, and files are read at once anyway.
+        table = file.read_row_groups(groups.tolist(), columns=list(columns), use_threads=False)
+    return dict(zip(wanted.tolist(), table.take(pa.array(places)).to_pylist(), strict=True))
+
+
+@lru_cache(maxsize=_FOOTERS)
+def _footer(path: Path) -> pq.FileMetaData:
+    """Of a file, which never changes: with many row groups, reading it takes as long as reading one of them."""
+    return pq.read_metadata(path)
 
 
 __all__ = ["Neighbour", "Space", "VectorIndex", "dimension_of", "models_in"]
