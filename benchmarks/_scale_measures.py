@@ -71,7 +71,7 @@ def sql(pipeline: Pipeline) -> Iterator[Figure]:
     with closing(duckdb.connect(str(pipeline.layout.warehouse), read_only=True)) as connection:
         for name, question in QUESTIONS.items():
             ask = partial(_answered, connection, question)
-            runs = [_seconds(ask) for _ in range(WARM + 1)][1:]
+            runs = [seconds(ask) for _ in range(WARM + 1)][1:]
             medians.append(statistics.median(runs) * 1000)
             yield Figure(f"SQL: {name}", medians[-1], "ms")
     yield Figure("SQL: median of ten questions, warm", statistics.median(medians), "ms", at_most=100)
@@ -86,13 +86,13 @@ def text_search(pipeline: Pipeline) -> Iterator[Figure]:
     with closing(word_index(pipeline.tables, pipeline.layout)) as words:
         asked = questions(rng, QUERIES)
         words.search(asked[0], 10)
-        times = [_seconds(partial(words.search, query, 50)) * 1000 for query in asked]
+        times = [seconds(partial(words.search, query, 50)) * 1000 for query in asked]
     yield Figure("text search by word, p50", percentile(times, 0.5), "ms")
     yield Figure("text search by word, p95", percentile(times, 0.95), "ms", at_most=100)
     meanings = Meanings(pipeline.tables, pipeline.layout, pipeline.settings, pipeline.models)
     assert meanings._choice is not None
     queries = passage_vectors(rng, rng.integers(0, 4_000, QUERIES))
-    yield from _vector_search("text", meanings._index(meanings._choice), queries, TEXT_COLUMNS)
+    yield from vector_search("text", meanings._index(meanings._choice), queries, TEXT_COLUMNS)
 
 
 def face_search(pipeline: Pipeline) -> Iterator[Figure]:
@@ -102,14 +102,15 @@ def face_search(pipeline: Pipeline) -> Iterator[Figure]:
     assert dimension is not None
     index = VectorIndex(pipeline.tables, pipeline.layout, Space("face", PERSONS.table, model, dimension))
     queries = face_vectors(rng, rng.zipf(1.3, QUERIES) % 20_000)
-    yield from _vector_search("face", index, queries, FACE_COLUMNS)
+    yield from vector_search("face", index, queries, FACE_COLUMNS)
 
 
-def _vector_search(name: str, index: VectorIndex, queries: np.ndarray, columns: tuple[str, ...]) -> Iterator[Figure]:
+def vector_search(name: str, index: VectorIndex, queries: np.ndarray, columns: tuple[str, ...]) -> Iterator[Figure]:
+    """Searches for the 50 nearest to each of the queries, and whether they are the nearest."""
     state = index.refresh()
     before = _memory()
     index.search(queries[0], 10, columns)
-    times = [_seconds(partial(index.search, query, 50, columns)) * 1000 for query in queries]
+    times = [seconds(partial(index.search, query, 50, columns)) * 1000 for query in queries]
     # Of the mapped files what was looked at; all of it in the end, where memory allows.
     resident = max(0, _memory() - before)
     codes = sum(size for file, size in state.files.items() if not file.endswith(".vectors") or state.kind == "flat")
@@ -142,7 +143,7 @@ def sensor_tick(pipeline: Pipeline) -> Iterator[Figure]:
                 sensor(context, pipeline=PipelineResource())
 
         tick()
-        yield Figure("sensor tick, nothing new", min(_seconds(tick) for _ in range(3)), "s", at_most=1)
+        yield Figure("sensor tick, nothing new", min(seconds(tick) for _ in range(3)), "s", at_most=1)
 
 
 def ledger_plan(pipeline: Pipeline) -> Iterator[Figure]:
@@ -150,7 +151,7 @@ def ledger_plan(pipeline: Pipeline) -> Iterator[Figure]:
     stage = pipeline.judge.stages[BUMPED]
     assert isinstance(stage, AnalyzerStage)
     spec, version = stage.spec, stage.version
-    yield Figure("ledger plan, nothing stale", _seconds(lambda: plan(pipeline)), "s", at_most=5)
+    yield Figure("ledger plan, nothing stale", seconds(lambda: plan(pipeline)), "s", at_most=5)
     stage.spec, stage.version = replace(spec, version=f"{version}.bumped"), f"{version}.bumped"
     try:
         began = time.monotonic()
@@ -183,31 +184,31 @@ def new_batch(pipeline: Pipeline, media: int) -> Iterator[Figure]:
     by_stage = {name: [e for e in entries if e.analyzer == name] for name in {e.analyzer for e in entries}}
     register(fresh, made.numbers)
     # Nobody has asked the rules in this home yet: the first to ask judges all media.
-    yield Figure("moderation, all media judged", _seconds(lambda: fresh.moderation.update(())), "s")
+    yield Figure("moderation, all media judged", seconds(lambda: fresh.moderation.update(())), "s")
     began = time.monotonic()
     for name, rows in made.tables.items():
         fresh.tables.replace(name, rows, made.ids)
     for rows_of_stage in by_stage.values():
         fresh.ledger.record(rows_of_stage)
     yield Figure(f"{NEW_MEDIA} new media: tables and ledger", time.monotonic() - began, "s", at_most=3, constant=True)
-    yield Figure("… indexes after them", _seconds(lambda: refresh_indexes(fresh)), "s", constant=True)
-    yield Figure("… warehouse after them", _seconds(fresh.catalog.publish), "s", at_most=3)
+    yield Figure("… indexes after them", seconds(lambda: refresh_indexes(fresh)), "s", constant=True)
+    yield Figure("… warehouse after them", seconds(fresh.catalog.publish), "s", at_most=3)
     yield Figure(
-        "… all results after them", _seconds(lambda: fresh.finish([partition_key(n) for n in made.numbers])), "s"
+        "… all results after them", seconds(lambda: fresh.finish([partition_key(n) for n in made.numbers])), "s"
     )
     fresh.close()
 
 
 def upkeep(pipeline: Pipeline) -> Iterator[Figure]:
-    yield Figure("compaction, vacuum, warehouse", _seconds(pipeline.catalog.maintain), "s")
-    yield Figure("indexes after compaction", _seconds(lambda: refresh_indexes(pipeline)), "s")
+    yield Figure("compaction, vacuum, warehouse", seconds(pipeline.catalog.maintain), "s")
+    yield Figure("indexes after compaction", seconds(lambda: refresh_indexes(pipeline)), "s")
 
 
 def _memory() -> int:
     return int(psutil.Process().memory_info().rss)
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def seconds(work: Callable[[], object]) -> float:
     began = time.monotonic()
     work()
     return time.monotonic() - began
@@ -215,12 +216,16 @@ def _seconds(work: Callable[[], object]) -> float:
 
 @contextmanager
 def peak_memory(found: dict[str, int]) -> Iterator[None]:
-    """Most that this process had in memory at once, mapped files counted, while the block ran."""
+    """Most bytes that this process had in memory at once while the block ran: `all` of it, and without mapped files."""
     done = threading.Event()
 
     def watch() -> None:
-        while not done.wait(0.2):
-            found["bytes"] = max(found.get("bytes", 0), _memory())
+        while True:
+            info = psutil.Process().memory_info()
+            found["all"] = max(found.get("all", 0), info.rss)
+            found["own"] = max(found.get("own", 0), info.rss - info.shared)
+            if done.wait(0.2):
+                return
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -31,25 +31,25 @@ def figures(media: int, home: Path, console: Console) -> Iterator[Figure]:
             yield Figure("building it", time.monotonic() - began, "s")
             for name, seconds in spent.items():
                 yield Figure(f"… {name}", seconds, "s")
-            yield Figure("memory of the building process, peak", memory["bytes"] / 1e6, "MB")
+            yield Figure("memory of the building process, peak", memory["all"] / 1e6, "MB")
         memory.clear()
         yield from measured(pipeline, media)
-    yield Figure("memory of the asking process, mapped files counted, peak", memory["bytes"] / 1e6, "MB")
+    yield Figure("memory of the asking process, mapped files counted, peak", memory["all"] / 1e6, "MB")
     yield Figure("tables on disk", folder_bytes(pipeline.layout.tables) / 1e6, "MB")
     yield Figure("indexes on disk", folder_bytes(pipeline.layout.indexes) / 1e6, "MB")
     pipeline.close()
 
 
-def main() -> None:
-    media, home, out = int(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3])
+def collected(found: Iterator[Figure], out: Path) -> None:
+    """Says each figure as it is measured, and writes all that there are until then."""
     console = Console(stderr=True)
-    found = []
-    for figure in figures(media, home, console):
+    written: list[dict[str, object]] = []
+    for figure in found:
         verdict = "" if figure.ok else "  MISSED"
         console.print(f"  {figure.name}: {figure.value:.3g} {figure.unit}{verdict}", highlight=False)
-        found.append(asdict(figure))
-        out.write_text(json.dumps(found))
+        written.append(asdict(figure))
+        out.write_text(json.dumps(written))
 
 
 if __name__ == "__main__":
-    main()
+    collected(figures(int(sys.argv[1]), Path(sys.argv[2]), Console(stderr=True)), Path(sys.argv[3]))

@@ -1,27 +1,28 @@
 """How the product behaves in a large library: synthetic homes, built through the storage code and measured.
 
 python -m benchmarks.scale [--media 10000 100000] [--home DIR] [--keep] [--quick] [--docs docs/scale.md]
+python -m benchmarks.scale --vectors 1000000 10000000 [--home DIR] [--docs docs/scale.md]
 
-100,000 media take some ten minutes on two cores and 12 GB of disk. See `_scale_data.py` for what the library is like.
+100,000 media take some ten minutes on two cores and 12 GB of disk, ten million vectors about as much. See
+`_scale_data.py` for what the library is like, `_scale_vectors.py` for the vectors alone. A run replaces in the
+documentation the part that it has measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks._scale_document import LIBRARY, VECTORS, Part, document
 from benchmarks._scale_measures import Figure
 
 SIZES = (10_000, 100_000)
@@ -37,31 +38,34 @@ Figures = Mapping[str, Figure]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--media", type=int, nargs="+", default=list(SIZES), help="sizes of the libraries, ascending")
+    parser.add_argument("--vectors", type=int, nargs="+", help="instead of libraries: so many vectors alone, ascending")
     parser.add_argument("--home", type=Path, help="folder for the homes; a temporary one if not given")
     parser.add_argument("--keep", action="store_true", help="leave the homes there; the next run measures them again")
     parser.add_argument("--quick", action="store_true", help=f"{QUICK[0]} media only")
     parser.add_argument("--docs", type=Path, help="write the table to this file")
     arguments = parser.parse_args()
-    sizes = list(QUICK) if arguments.quick else sorted(arguments.media)
-    console = Console()
+    sizes = sorted(arguments.vectors or (QUICK if arguments.quick else arguments.media))
+    part = VECTORS if arguments.vectors else LIBRARY
     root = arguments.home or Path(tempfile.mkdtemp(prefix="media-pipeline-scale-"))
+    root.mkdir(parents=True, exist_ok=True)
     try:
-        found = [measure(size, root, keep=arguments.keep) for size in sizes]
+        found = [measure(part, size, root, keep=arguments.keep) for size in sizes]
     finally:
         if not arguments.home:
             shutil.rmtree(root, ignore_errors=True)
     rows = table_rows(sizes, found)
-    console.print(_shown(sizes, rows))
+    Console().print(_shown(part, sizes, rows))
     if arguments.docs:
-        arguments.docs.write_text(_document(sizes, rows))
+        before = arguments.docs.read_text() if arguments.docs.exists() else ""
+        arguments.docs.write_text(document(before, part, sizes, rows))
     sys.exit(any("MISSED" in row for row in rows))
 
 
-def measure(size: int, root: Path, *, keep: bool) -> Figures:
+def measure(part: Part, size: int, root: Path, *, keep: bool) -> Figures:
     """The figures of a library of this size, by name without the numbers in it."""
-    home, out = root / f"home-{size}", root / f"figures-{size}.json"
+    home, out = root / f"home-{part.unit}-{size}", root / f"figures-{part.unit}-{size}.json"
     out.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "benchmarks._scale_one", str(size), str(home), str(out)]
+    command = [sys.executable, "-m", part.module, str(size), str(home), str(out)]
     try:
         subprocess.run(command, check=True)
         figures = [Figure(**figure) for figure in json.loads(out.read_text())]
@@ -111,39 +115,13 @@ def _value(figure: Figure | None) -> str:
     return f"{number} {figure.unit}".strip()
 
 
-def _header(sizes: Sequence[int]) -> list[str]:
-    return ["", "goal", *(f"{size:,} media" for size in sizes), "growth", ""]
-
-
-def _shown(sizes: Sequence[int], rows: Sequence[Sequence[str]]) -> Table:
-    table = Table(title="A synthetic library")
-    for number, name in enumerate(_header(sizes)):
+def _shown(part: Part, sizes: Sequence[int], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(title=f"Synthetic {part.unit}")
+    for number, name in enumerate(part.header(sizes)):
         table.add_column(name, justify="left" if number == 0 else "right")
     for row in rows:
         table.add_row(*row, style="red" if row[-1] == "MISSED" else None)
     return table
-
-
-def _document(sizes: Sequence[int], rows: Sequence[Sequence[str]]) -> str:
-    cells = [_header(sizes), ["---", *["---:"] * (len(sizes) + 3)], *rows]
-    lines = "\n".join("| " + " | ".join(row) + " |" for row in cells)
-    load = os.getloadavg()[1]
-    return f"""# Scale
-
-What a large library costs. Made by `python -m benchmarks.scale --docs docs/scale.md` on {datetime.now(UTC):%Y-%m-%d},
-{platform.machine()}, {os.cpu_count()} cores, load over the last five minutes {load:.1f}.
-
-{lines}
-
-The library is synthetic but written through the product's own storage code: per medium about 50 lines of text, 45
-labels, 5 faces and 10 embedded passages, so 100,000 media are 10 million rows and 1.5 million vectors. Searched are a
-million passages of 384 numbers, and of faces one vector of 128 per person and medium. Texts are drawn from a
-vocabulary with German compounds by Zipf's law, vectors from mixtures. `growth` is the largest library against the
-smallest: in proportion to the media at most, and for what should not grow (64 new media) at most twice. Recall is
-measured against comparing all vectors. "Warm" is a connection that has been asked before.
-
-`python -m benchmarks.scale --quick` takes a minute; `--keep --home DIR` leaves the homes, to be measured again.
-"""
 
 
 if __name__ == "__main__":

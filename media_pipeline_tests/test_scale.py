@@ -8,7 +8,9 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks import _scale_vectors
 from benchmarks._scale_data import Models, batch, face_vectors, passage_vectors
+from benchmarks._scale_document import LIBRARY, VECTORS, document
 from benchmarks._scale_measures import Figure
 from benchmarks._scale_one import figures
 from benchmarks.scale import table_rows
@@ -47,6 +49,32 @@ def test_growth_is_held_against_the_sizes() -> None:
     assert verdict(1, 3, constant=True) == "MISSED"
     rows = table_rows((10,), [{"a": Figure("a", 0.5, "", at_least=0.9), "b": Figure("b", 1, "s", at_most=2)}])
     assert rows == [["a", "≥ 0.9", "0.5", "", "MISSED"], ["b", "≤ 2 s", "1 s", "", "ok"]]
+
+
+def test_a_run_replaces_what_it_measured_and_nothing_else() -> None:
+    once = document("", LIBRARY, [10, 100], [["searching", "", "1 s", "2 s", "x 2.0", "ok"]])
+    assert "| searching |  | 1 s | 2 s | x 2.0 | ok |" in once
+    assert "10 media | 100 media" in once
+    both = document(once, VECTORS, [1_000], [["indexing", "", "3 s", "", ""]])
+    assert both.startswith(once.rstrip("\n"))
+    assert "1,000 vectors" in both
+    again = document(both, LIBRARY, [20], [["searching", "", "4 s", "", ""]])
+    assert "| indexing |  | 3 s |  |  |" in again
+    assert "1 s" not in again
+    assert document(again, LIBRARY, [20], [["searching", "", "4 s", "", ""]]) == again
+
+
+def test_vectors_alone_are_written_indexed_and_found(tmp_path: Path) -> None:
+    found = {figure.name: figure for figure in _scale_vectors.figures(2_000, tmp_path)}
+    assert found["face search by vector: 2000 as flat, p50"].value > 0
+    assert found["face search, recall@10 against comparing all"].value == 1
+    again = {figure.name.partition(":")[0] for figure in _scale_vectors.figures(2_000, tmp_path)}
+    assert {name.partition(":")[0] for name in found} - again == {
+        "writing them into the table",
+        "building the index",
+        "memory for that, peak",
+        "… mapped files counted",
+    }
 
 
 @pytest.mark.slow
