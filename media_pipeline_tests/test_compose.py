@@ -19,7 +19,10 @@ from media_pipeline.config import ENV_PREFIX, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
-DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8"))
+# Without the image for GPUs, which test_gpu_image.py looks at.
+DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")).partition(
+    "\nFROM ${GPU_BASE}"
+)[0]
 GIB = 1024**3
 
 
@@ -102,9 +105,10 @@ def test_limits_of_the_container(service: dict[str, Any]) -> None:
 # --- deploy/Dockerfile ----------------------------------------------------------------------------------------------
 
 
-def test_base_is_an_argument_of_both_stages() -> None:
+def test_base_is_an_argument_of_both_stages(service: dict[str, Any]) -> None:
     assert instructions("ARG")[0].startswith("BASE=")
     assert [line.split()[0] for line in instructions("FROM")] == ["${BASE}", "${BASE}"]
+    assert service["build"]["target"] == instructions("FROM")[-1].split()[-1]
 
 
 def test_process_is_not_root() -> None:

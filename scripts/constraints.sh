@@ -13,7 +13,7 @@ new=$(mktemp)
 trap 'rm -f "$new"' EXIT
 
 resolve() { # usage: resolve PYTHON-VERSION OUTPUT [uv options]
-    "$uv" pip compile --quiet --python-version "$1" --output-file "$2" --extra dev --overrides overrides.txt "${torch[@]}" \
+    "$uv" pip compile --quiet --python-version "$1" --output-file "$2" --extra dev --extra gpu --overrides overrides.txt "${torch[@]}" \
         --no-header --no-annotate --no-emit-index-url --no-emit-find-links "${@:3}" pyproject.toml
 }
 
