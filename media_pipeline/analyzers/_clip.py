@@ -21,6 +21,8 @@ import numpy as np
 import numpy.typing as npt
 
 from media_pipeline.analyzers._clip_weights import WEIGHTS, clip_fingerprint
+from media_pipeline.analyzers._device import CUDA, resolved
+from media_pipeline.analyzers._gpu_memory import batch_size, halving
 from media_pipeline.analyzers._shared import shared
 from media_pipeline.analyzers._spec import Image, ModelChoice
 from media_pipeline.analyzers._torch import import_torch
@@ -30,6 +32,8 @@ Vectors = npt.NDArray[np.float32]
 
 MIN_SIDE_PX = 16  # below, a picture shows nothing, and enlarging a thin strip takes gigabytes
 _TEXTS_PER_CALL = 64
+_MOST_PICTURES_PER_CALL = 128  # beyond, a GPU is no quicker, and the pictures wait for each other
+_PICTURE_MB = 64  # on a GPU, while it is computed: what a ViT-L/14 takes, rounded up generously
 # Vocabularies of English models have 32 to 50 thousand tokens, those of multilingual ones a quarter of a million.
 _MULTILINGUAL_TOKENS = 100_000
 _CONFIG = "open_clip_config.json"
@@ -53,16 +57,25 @@ class Clip:
         """L2-normalised float32, shape (n, dimension), of RGB uint8 pictures of shape (h, w, 3).
 
         Takes the pictures as it goes: never more than a batch of them, reduced to the model's size, is kept.
+
+        Args:
+            batch: pictures per call of the model; on a GPU as many as its memory has room for, if that is more
         """
         import torch
         from PIL import Image as Pillow
 
+        if self._device.startswith(CUDA):
+            batch = batch_size(batch, max(batch, _MOST_PICTURES_PER_CALL), _PICTURE_MB)
         prepared = (self._preprocess(Pillow.fromarray(image)) for image in images)
         found = [np.zeros((0, self.dimension), np.float32)]
-        for group in _groups(prepared, batch):
-            with torch.inference_mode():
-                found.append(self._plain(self._model.encode_image(torch.stack(group).to(self._device), normalize=True)))
+        found += [halving(torch.stack(group), self._encode_prepared) for group in _groups(prepared, batch)]
         return np.concatenate(found)
+
+    def _encode_prepared(self, pictures: Any) -> Vectors:
+        import torch
+
+        with torch.inference_mode():
+            return self._plain(self._model.encode_image(pictures.to(self._device), normalize=True))
 
     def encode_texts(self, texts: Sequence[str]) -> Vectors:
         """L2-normalised float32, shape (len(texts), dimension). What is longer than the model reads is cut."""
@@ -84,9 +97,13 @@ class Clip:
 def load_clip(choice: ModelChoice, device: str = "cpu", threads: int = 1) -> Clip:
     """The model, or the copy of it that another analyzer of this process holds. Seconds, most of them imports.
 
+    Args:
+        device: "cpu" or "cuda"; the CPU, with a warning, where torch cannot compute there
+
     Raises:
         ModelUnavailable: it is no CLIP model that open_clip can read.
     """
+    device = resolved("torch", device)
     return shared(("clip", clip_fingerprint(choice), device, threads), lambda: _load(choice, device, threads))
 
 

@@ -18,7 +18,9 @@ import numpy as np
 import yaml
 
 from media_pipeline.analyzers import _ocr_onnx as onnx
+from media_pipeline.analyzers._device import CUDA, resolved
 from media_pipeline.analyzers._ocr_weights import PADDLE_FOLDER, paddle_files, weight_files
+from media_pipeline.analyzers._onnx import providers_for
 from media_pipeline.analyzers._spec import Image
 from media_pipeline.errors import ModelUnavailable
 
@@ -33,10 +35,17 @@ class PaddleEngine:
             write_paddle_folder(folder, packaged)
         self._classifier = onnx.Classifier(weight_files(packaged)[2], threads=threads, device=device)
         self._lock = threading.Lock()  # paddlex keeps the state of the current call on its predictors
+        device = resolved("onnxruntime", device)
+        providers, settings = providers_for(device)
         common = {
             "engine": "onnxruntime",
-            "engine_config": {"intra_op_num_threads": threads, "inter_op_num_threads": 1},
-            "device": "gpu" if device.startswith("cuda") else "cpu",
+            "engine_config": {
+                "intra_op_num_threads": threads,
+                "inter_op_num_threads": 1,
+                "providers": providers,
+                "provider_options": settings,
+            },
+            "device": "gpu" if device.startswith(CUDA) else "cpu",
         }
         with _opencv_by_any_name():
             paddleocr = _import_without_hub_check()

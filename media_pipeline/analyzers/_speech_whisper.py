@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from media_pipeline.analyzers._device import CUDA, resolved
 from media_pipeline.analyzers._spec import Audio, Samples
 from media_pipeline.analyzers._speech_windows import Segment, Window, Word, clip_to_speech, interpolated_words
 from media_pipeline.errors import ModelUnavailable, UsageError
@@ -45,12 +46,12 @@ class Whisper:
         check_folder(folder)
         from faster_whisper import WhisperModel
 
-        on_gpu = device.startswith("cuda")
+        device = "cuda" if resolved("ctranslate2", device).startswith(CUDA) else "cpu"
         self._beam_size = beam_size
         self._model = WhisperModel(
             str(folder),
-            device="cuda" if on_gpu else "cpu",
-            compute_type="int8_float16" if on_gpu else "int8",
+            device=device,
+            compute_type=_compute_type(device),
             cpu_threads=threads or len(os.sched_getaffinity(0)),
         )
 
@@ -98,6 +99,17 @@ class Whisper:
             **how,
         )
         return _Heard(list(segments), info.language, float(info.language_probability))
+
+
+def _compute_type(device: str) -> str:
+    """What weights and activations are computed in: 8-bit weights wherever the hardware has an arithmetic for them."""
+    if device == "cpu":
+        return "int8"
+    import ctranslate2
+
+    # Old cards have no quick float16, the newest (compute capability 12) no 8-bit products in cuBLAS.
+    possible = ctranslate2.get_supported_compute_types("cuda")
+    return next((kind for kind in ("int8_float16", "float16", "int8_float32") if kind in possible), "float32")
 
 
 def check_folder(folder: Path) -> None:

@@ -30,6 +30,9 @@ def import_torch(threads: int = 1) -> Any:
     with _lock:
         _mend_torchvision(torch)
     torch.set_num_threads(threads)
+    # TF32, which cuDNN takes by default on a GPU, keeps 10 bits of each factor: vectors would differ from the CPU's.
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
     return torch
 
 

@@ -226,4 +226,5 @@ ANALYZER = AnalyzerSpec(
     description="Experimental: what faces and voices express, with scores, over windows of time. Often wrong.",
     preview=preview,
     compute_kind="litert",
+    uses_gpu=lambda choice: choice.path is not None,  # the voice's network; the face's is LiteRT
 )

@@ -229,4 +229,5 @@ ANALYZER = AnalyzerSpec(
     kinds=frozenset({"image", "video"}),
     preview=preview,
     compute_kind="onnx",
+    uses_gpu=lambda _choice: True,  # for who it is; where faces are is found on the CPU by both tiers
 )

@@ -13,7 +13,7 @@ picture; 1 ms where nothing moved since the frame before. Loading takes 1.4 s, i
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from pydantic import Field
 from media_pipeline.analyzers._clip import MIN_SIDE_PX, Clip, load_clip
 from media_pipeline.analyzers._clip_weights import choose_clip
 from media_pipeline.analyzers._models import ModelStore
-from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Image, Medium, ModelChoice, Options
+from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Image, ModelChoice, Options
 from media_pipeline.analyzers._unchanged import new_pictures
 
 SCHEMA = pa.schema(
@@ -42,7 +42,7 @@ class ImageEmbeddingsOptions(Options):
     clip_model: str | None = Field(None, description="this model instead of MEDIA_PIPELINE_CLIP_MODEL")
     reuse_unchanged_frames: bool = Field(True, description="repeat the vector of the frame before if nothing moved")
     # Neither is part of the fingerprint: they change the time, and the vectors by less than rounding.
-    batch: int = Field(8, ge=1, exclude=True, description="frames per call of the model")
+    batch: int = Field(8, ge=1, exclude=True, description="frames per call of the model; a GPU gets more if it can")
     threads: int = Field(1, ge=1, exclude=True, description="threads of one call; media run in parallel anyway")
 
 
@@ -55,38 +55,42 @@ def load(choice: ModelChoice, device: str, options: ImageEmbeddingsOptions) -> C
 
 
 def run(model: Clip, batch: Batch, options: ImageEmbeddingsOptions) -> pa.Table:
-    """One row per frame; frames below 16 pixels have none."""
-    return pa.concat_tables([_rows(model, medium, options) for medium in batch])
-
-
-def _rows(model: Clip, medium: Medium, options: ImageEmbeddingsOptions) -> pa.Table:
-    places: list[tuple[int, float, int]] = []  # frame_index, pts_s, which of the vectors
-    vectors = model.encode_images(_new_pictures(medium, options, places), options.batch)
-    which = np.array([number for _, _, number in places], np.int64)
+    """One row per frame; frames below 16 pixels have none. The pictures of all media go through the model together."""
+    places: list[_Place] = []
+    vectors = model.encode_images(_new_pictures(batch, options, places), options.batch)
+    which = np.array([place.vector for place in places], np.int64)
     columns: list[Any] = [
-        [medium.media_id] * len(places),
-        [frame_index for frame_index, _, _ in places],
-        [pts_s for _, pts_s, _ in places],
+        [place.media_id for place in places],
+        [place.frame_index for place in places],
+        [place.pts_s for place in places],
         [model.fingerprint] * len(places),
         pa.array(list(vectors[which]), pa.list_(pa.float32())),
     ]
     return pa.table(columns, schema=SCHEMA)
 
 
-def _new_pictures(
-    medium: Medium, options: ImageEmbeddingsOptions, places: list[tuple[int, float, int]]
-) -> Iterator[Image]:
+class _Place(NamedTuple):
+    """A frame, and which of the vectors is its."""
+
+    media_id: str
+    frame_index: int
+    pts_s: float
+    vector: int
+
+
+def _new_pictures(batch: Batch, options: ImageEmbeddingsOptions, places: list[_Place]) -> Iterator[Image]:
     """The pictures that must be looked at; what frame has which of them is noted in ``places``."""
     number = -1
-    is_large = False
-    for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
-        if image is not None:
-            is_large = min(image.shape[:2]) >= MIN_SIDE_PX
-            number += is_large
-        if is_large:
-            places.append((frame.frame_index, frame.pts_s, number))
+    for medium in batch:
+        is_large = False
+        for frame, image in new_pictures(medium.frames, options.reuse_unchanged_frames):
             if image is not None:
-                yield image
+                is_large = min(image.shape[:2]) >= MIN_SIDE_PX
+                number += is_large
+            if is_large:
+                places.append(_Place(medium.media_id, frame.frame_index, frame.pts_s, number))
+                if image is not None:
+                    yield image
 
 
 def preview(table: pa.Table) -> str:
@@ -106,4 +110,6 @@ ANALYZER = AnalyzerSpec(
     kinds=frozenset({"image", "video"}),
     preview=preview,
     compute_kind="torch",
+    uses_gpu=lambda _choice: True,
+    gpu_batch_media=32,  # most media are single pictures
 )

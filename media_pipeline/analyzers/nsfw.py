@@ -241,4 +241,6 @@ ANALYZER = AnalyzerSpec(
     kinds=frozenset({"image", "video"}),
     preview=preview,
     compute_kind="onnx",
+    # CLIP's part compares vectors that `image_embeddings` has made: nothing a GPU would help with.
+    uses_gpu=lambda choice: isinstance(choice, Choice) and choice.detector is not None,
 )

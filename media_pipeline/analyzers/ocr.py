@@ -130,4 +130,5 @@ ANALYZER = AnalyzerSpec(
     kinds=frozenset({"image", "video"}),
     preview=preview,
     compute_kind="onnx",
+    uses_gpu=lambda _choice: True,
 )

@@ -164,4 +164,6 @@ ANALYZER = AnalyzerSpec(
     kinds=frozenset({"image", "video"}),
     preview=preview,
     compute_kind="litert",
+    # RTMPose; the persons it is shown are found on LiteRT.
+    uses_gpu=lambda choice: choice.path is not None and choice.path.suffix == ".onnx",
 )

@@ -173,4 +173,5 @@ ANALYZER = AnalyzerSpec(
     batch_media=1,
     preview=preview,
     compute_kind="whisper",
+    uses_gpu=lambda choice: choice.path is not None,  # pocketsphinx has none
 )
