@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -97,6 +97,15 @@ class Medium:
     frame_scores: pa.Table | None = None
     duration_s: float | None = None
     rows: Mapping[str, pa.Table] = field(default_factory=dict)  # rows of the analyzers named in `needs`
+
+    @property
+    def frame_count(self) -> int:
+        """0 where that is not known without looking."""
+        return len(self.frames) if isinstance(self.frames, Sized) else 0
+
+    @property
+    def audio_s(self) -> float:
+        return self.audio.duration_s if self.audio is not None else 0.0
 
 
 Batch = tuple[Medium, ...]

@@ -8,7 +8,7 @@ import gc
 import itertools
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
@@ -216,9 +216,7 @@ def _run_batch(spec: AnalyzerSpec, model: Any, batch: Batch, options: Options) -
 
 
 def _result(medium: Medium, rows: pa.Table | None, error: MediaPipelineError | None, seconds: float) -> AnalyzerResult:
-    frames = len(medium.frames) if isinstance(medium.frames, Sized) else 0
-    audio_s = medium.audio.duration_s if medium.audio is not None else 0.0
-    return AnalyzerResult(medium.media_id, rows, error, seconds, frames, audio_s)
+    return AnalyzerResult(medium.media_id, rows, error, seconds, medium.frame_count, medium.audio_s)
 
 
 def _as_ours(spec: AnalyzerSpec, error: Exception) -> MediaPipelineError:

@@ -114,12 +114,13 @@ def read(source: Source, rows: SchemaOf, max_bytes: int = MAX_BYTES) -> Message 
 
     Raises:
         BadMessage: anything else than a message within the bounds.
+        WorkerLost: the stream ends within one.
     """
     prefix = source.read(_PREFIX.size)
     if not prefix:
         return None
     if len(prefix) < _PREFIX.size:
-        _refuse("the beginning of a message and no more")
+        raise _broken_off()
     magic, number, zero, length = _PREFIX.unpack(prefix)
     if magic != MAGIC or zero or number not in Kind.__members__.values():
         _refuse(f"what is no message: {prefix!r}")
@@ -133,7 +134,7 @@ def _exactly(source: Source, length: int) -> bytearray:
     while len(data) < length:
         part = source.read(min(_READ_BYTES, length - len(data)))
         if not part:
-            _refuse(f"{len(data):,} bytes of a message of {length:,}")
+            raise _broken_off()
         data += part
     return data
 
@@ -195,6 +196,10 @@ def _as(table: pa.Table, schema: pa.Schema) -> pa.Table:
 
 def _named(schema: pa.Schema) -> str:
     return ", ".join(f"{f.name}: {f.type}" for f in schema)[:300] or "(none)"
+
+
+def _broken_off() -> WorkerLost:
+    return WorkerLost("the line to a worker broke in the middle of a message", "its work is done elsewhere")
 
 
 def _refuse(what: str) -> NoReturn:

@@ -6,7 +6,7 @@ import contextlib
 import math
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,7 @@ from media_pipeline.errors import AnalyzerFailed, ContractViolation, MediaPipeli
 from media_pipeline.execution import uploads
 from media_pipeline.execution.executor import AnalyzerResult
 from media_pipeline.execution.hello import Hello, code_digest
-from media_pipeline.execution.messages import MAX_BYTES, Header, Kind, Message
+from media_pipeline.execution.messages import MAX_BYTES, BadMessage, Header, Kind, Message
 from media_pipeline.execution.places import Place
 from media_pipeline.execution.worker_line import REMEDY, WorkerLine
 from media_pipeline.storage.costs import Cost
@@ -75,26 +75,34 @@ class WorkerClient:
         self.place = place
         self.in_flight: dict[str, Medium] = {}
         self.batch_media = 1  # media to send at a time
+        self._is_greeted = False
         self._spec: AnalyzerSpec | None = None
         self._model = ""
         self._run, self._began = 0, 0.0
         self._answered = (0, 0, 0.0)  # media, frames and seconds of sound in this run
         self._held: OrderedDict[str, dict[str, int]] = OrderedDict()  # bytes there, by name and part
+        self.hello: Hello
         self._line = WorkerLine(
             place, arguments, self._rows, timeout_s=heartbeat_timeout_s, start_s=start_s, max_bytes=max_bytes
         )
-        try:
-            self._line.send(Message("hello"))
-            self.hello = Hello.from_json(self._expect("hello").header)
-            if self.hello.code != code_digest():
-                raise WorkerLost(f"{place.name} runs another version of this program", "install this one there")
-        except WorkerLost:
-            self.close(at_once=True)
-            raise
 
     @property
     def pid(self) -> int:
         return self._line.pid
+
+    def greet(self) -> None:
+        """Wait until it is there. The first thing to do; once is enough.
+
+        Raises:
+            BadMessage: it is not this program.
+        """
+        if self._is_greeted:
+            return
+        self._line.send(Message("hello"))
+        self.hello = Hello.from_json(self._expect("hello").header)
+        if self.hello.code != code_digest():
+            raise BadMessage(f"{self.place.name} runs another version of this program", "install this one there")
+        self._is_greeted = True
 
     def begin(self, spec: AnalyzerSpec, choice: ModelChoice, options: Options) -> None:
         """Have the analyzer loaded.
@@ -183,10 +191,19 @@ class WorkerClient:
         wall_s = min(wall_s, time.monotonic() - self._began)
         return Cost(name, model, device, media, frames, audio_s, cpu_s, wall_s, load_s, machine)
 
-    def refuse(self, why: str) -> WorkerLost:
-        """End it for what it did."""
+    def lost(self, why: str) -> WorkerLost:
+        """End it, because there is no use in waiting."""
         self._line.give_up(why)
         return WorkerLost(f"{self.place.name} {why}", REMEDY)
+
+    def refuse(self, why: str) -> BadMessage:
+        """End it for what it answered."""
+        self._line.give_up(why)
+        return BadMessage(f"{self.place.name} {why}", REMEDY)
+
+    def interrupt(self) -> None:
+        """For another thread: whatever the worker's own waits for ends with WorkerLost."""
+        self._line.give_up("is not needed any more")
 
     def close(self, *, at_once: bool = False) -> None:
         """End it; may be called again."""
@@ -264,10 +281,9 @@ class WorkerClient:
             rows = _renamed(message.table, name, medium.media_id)
         else:
             error = _error(told["error"])
-        frames = len(medium.frames) if isinstance(medium.frames, Sized) else 0
-        audio_s = medium.audio.duration_s if medium.audio is not None else 0.0
         device = printable(device[:_MAX_DEVICE])
-        return Answer(name, medium, AnalyzerResult(medium.media_id, rows, error, seconds, frames, audio_s, device))
+        sizes = (medium.frame_count, medium.audio_s)
+        return Answer(name, medium, AnalyzerResult(medium.media_id, rows, error, seconds, *sizes, device))
 
 
 def _all_of(options: Options) -> Any:

@@ -16,13 +16,14 @@ from collections.abc import Sequence
 
 from media_pipeline.errors import WorkerLost
 from media_pipeline.execution import messages
-from media_pipeline.execution.messages import Message, SchemaOf
+from media_pipeline.execution.messages import BadMessage, Message, SchemaOf
 from media_pipeline.execution.places import Place
 from media_pipeline.wording import printable
 
 REMEDY = "its media are tried again"
 _END_S = 5.0  # for a worker whose input was closed
 _WAITING_ANSWERS = 64  # beyond which nothing is read: a worker cannot fill this process's memory
+_TAKES_S = 600.0  # for one message: a worker that reads nothing is of no use, however lively it is
 _LINE_BYTES = 16_384  # of what it logs; the rest of a longer line is left out
 _WORDS = 300  # characters of it that are repeated to people
 _LEVELS = {"warning": logging.WARNING, "error": logging.ERROR, "critical": logging.ERROR}
@@ -57,6 +58,7 @@ class WorkerLine:
         self._timeout_s = timeout_s
         self._why: str | None = None  # it was given up
         self._last_words = ""
+        self._sending_since: float | None = None
         self._incoming: queue.Queue[Message | WorkerLost | None] = queue.Queue(_WAITING_ANSWERS)
         self._is_closed = threading.Event()
         self._killing = threading.Lock()
@@ -91,10 +93,13 @@ class WorkerLine:
         Raises:
             WorkerLost: it is gone.
         """
+        self._sending_since = time.monotonic()
         try:
             messages.write(self._stdin, message)
         except (OSError, ValueError):  # closed
             raise self._lost() from None
+        finally:
+            self._sending_since = None
 
     def receive(self, timeout_s: float | None = None) -> Message | None:
         """The next message; None where none came in time.
@@ -146,10 +151,10 @@ class WorkerLine:
                 self._silent_from = time.monotonic()
                 if not self._put(found):
                     return
-        except WorkerLost as error:
+        except BadMessage as error:
             self.give_up(error.cause)
-            found = WorkerLost(f"{self._place.name}: {error.cause}", error.remedy)
-        except (OSError, ValueError):  # closed
+            found = BadMessage(f"{self._place.name}: {error.cause}", error.remedy)
+        except (WorkerLost, OSError, ValueError):  # broken off, closed
             found = None
         self._put(found)
 
@@ -166,6 +171,10 @@ class WorkerLine:
             left_s = self._silent_from + self._timeout_s - time.monotonic()
             if left_s <= 0:
                 self.give_up(f"gave no sign of life for {self._timeout_s:g} s")
+                return
+            since = self._sending_since
+            if since is not None and time.monotonic() - since > _TAKES_S:
+                self.give_up(f"takes nothing, for {_TAKES_S:g} s")
                 return
             if not select.select([self._stderr], [], [], min(left_s, 1.0))[0]:
                 continue

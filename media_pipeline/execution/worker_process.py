@@ -108,6 +108,7 @@ class WorkerExecutor:
         if self._worker is None:
             arguments = ("--threads", str(self._threads))
             self._worker = WorkerClient(self._place, heartbeat_timeout_s=self._timeout_s, arguments=arguments)
+            self._worker.greet()
         self._worker.begin(spec, choice, options)
         return self._worker
 
