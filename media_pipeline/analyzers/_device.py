@@ -24,11 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from media_pipeline.analyzers._gpu_memory import card, is_gpu_failure
+from media_pipeline.analyzers._gpu_memory import card
 from media_pipeline.analyzers._onnx_graph import OnnxGraph
 from media_pipeline.analyzers._spec import AnalyzerSpec, ModelChoice, Options
-
-__all__ = ["CPU", "CUDA", "DeviceReport", "is_gpu_failure", "load_on", "media_per_call", "report", "resolved"]
 
 CPU, CUDA = "cpu", "cuda"
 NO_GPU = "there is no NVIDIA GPU here"
@@ -109,11 +107,6 @@ def load_on(spec: AnalyzerSpec, choice: ModelChoice, wanted: str, options: Optio
         _used.reset(token)
     # Analyzers of other packages may know nothing of `resolved`; then what they were given stands.
     return model, CUDA if any(one.startswith(CUDA) for one in used or {device}) else CPU
-
-
-def media_per_call(spec: AnalyzerSpec, found: DeviceReport) -> int:
-    """How many media one call of `run` should get on this machine."""
-    return spec.gpu_batch_media or spec.batch_media if found.device == CUDA else spec.batch_media
 
 
 def why_not(library: str) -> str | None:

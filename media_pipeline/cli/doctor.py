@@ -43,6 +43,8 @@ PACKAGES = {
     "pocketsphinx": "pocketsphinx",
     "onnxruntime": "onnxruntime",
 }
+# What may stand in another's place: on a machine with a GPU.
+INSTEAD = {"onnxruntime": "onnxruntime-gpu"}
 OTHER_OPENCV = ("opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
 
 
@@ -86,8 +88,9 @@ def _python() -> Check:
 
 def _packages() -> Iterator[Check]:
     for distribution, module in PACKAGES.items():
+        instead = INSTEAD.get(distribution)
         try:
-            found = version(distribution)
+            found = version(instead) if instead and _installed(instead) else version(distribution)
             if module:
                 importlib.import_module(module)
         except PackageNotFoundError:
@@ -142,6 +145,25 @@ def _machine(app: App) -> Iterator[Check]:
         None if enough else "4 GiB are the least; lower MEDIA_PIPELINE_WORKERS and MEDIA_PIPELINE_BATCH__MAX_MEDIA",
     )
     yield Check("cores", "ok", f"{app.settings.thread_count} used")
+    yield from _gpu()
+
+
+def _gpu() -> Iterator[Check]:
+    """A library that cannot use a GPU that is there is a warning of its own: its analyzers compute on the CPU."""
+    from media_pipeline.analyzers import _device
+
+    if not _device.has_gpu():
+        yield Check("gpu", "ok", "none here; one can be rented (MEDIA_PIPELINE_GPU_TARGET)")
+        return
+    found = _device.report()
+    usable = [library for library, state in found.libraries.items() if state == _device.CUDA]
+    memory = f", {found.free_vram_mb / 1024:.1f} GiB free" if found.free_vram_mb is not None else ""
+    computing = f"{', '.join(usable)} compute on it" if usable else "nothing computes on it"
+    yield Check("gpu", "ok" if usable else "warning", f"{found.gpu or 'NVIDIA'}{memory}; {computing}")
+    for state in found.libraries.values():
+        if state != _device.CUDA:
+            cause, _, remedy = state.rpartition("; ")
+            yield Check("gpu", "warning", cause or state, remedy if cause else None)
 
 
 def _container_limit() -> float:
