@@ -52,6 +52,8 @@ class Answer:
         if self.body is not None:
             return "no reason"
         text = self.text.strip()
+        if self.status == 429 and text and len(text) < 100:
+            return text  # plain, and says what is allowed
         return "HTML" if text.startswith("<") else "no JSON object" if text else "nothing"
 
 
@@ -88,6 +90,7 @@ class Http:
             timeout=timeout_s,
             follow_redirects=False,  # they would take the key elsewhere
             trust_env=not is_here,
+            verify=address.scheme == "https",  # loading certificates takes time
         )
 
     def close(self) -> None:

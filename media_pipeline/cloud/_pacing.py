@@ -18,9 +18,9 @@ INTERVALS = {
     "charges": 1.0,
 }
 _DEFAULT_INTERVAL_S = 1.0
-_LEAST_BACKOFF_S = 0.25
+_LEAST_BACKOFF_S = 0.1
 _DAY_S = 24 * 3600
-# A wait to the millisecond met a second 429 (seen): the server's clock is not ours.
+# A wait to the millisecond met a second 429 (seen): requests are not all equally long on their way.
 _MARGIN, _MARGIN_S = 1.1, 0.2
 
 
@@ -58,7 +58,7 @@ class Pacer:
         self.no_search_before = (time.time() // _DAY_S + 1) * _DAY_S
 
     def _interval(self, route: str) -> float:
-        return INTERVALS.get(route, _DEFAULT_INTERVAL_S) * self._scale
+        return INTERVALS.get(route, _DEFAULT_INTERVAL_S) * self._scale * _MARGIN
 
 
 def asked_seconds(header: str | None, body: object) -> float | None:

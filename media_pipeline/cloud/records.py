@@ -182,7 +182,7 @@ class Charge:
         return cls(
             instance_id=int(source[1]),
             label=label if isinstance(label, str) else None,
-            usd=data.number("amount"),  # negative where something was given back
+            usd=_exact(data.number("amount"), data.row.get("items")),  # negative where something was given back
             start=data.number("start", 0),
             end=data.number("end", 0),
         )
@@ -240,6 +240,15 @@ class _Row:
         if price is None and per_tb is not None:
             return per_tb / _GB_PER_TB
         return self.odd(f"inet_{way}_cost") if price is None else price
+
+
+def _exact(amount: float, items: object) -> float:
+    """The sum of the items where the amount is that sum, rounded (seen: to a tenth of a cent)."""
+    if not isinstance(items, list) or not items or not all(isinstance(item, dict) for item in items):
+        return amount
+    amounts = [float(a) for item in items if isinstance(a := item.get("amount"), int | float)]
+    total = sum(amounts)
+    return total if len(amounts) == len(items) and abs(total - amount) <= 0.0006 else amount
 
 
 def _first_port(mappings: object) -> object:
