@@ -1,7 +1,8 @@
-"""Telling somebody of newly blocked media: a POST to a webhook, an e-mail, or both.
+"""Telling somebody, of newly blocked media above all: a POST to a webhook, an e-mail, or both.
 
-What is to be told waits in `moderation.sqlite` until a server has taken it: at least once, and each alert with an id by
-which a receiver knows it again. A server that does not answer never stops a run; the next batch tries again.
+What is to be told of media waits in `moderation.sqlite` until a server has taken it: at least once, and each alert
+with an id by which a receiver knows it again. A server that does not answer never stops a run; the next batch tries
+again.
 
 A webhook gets JSON. With a secret, `X-Media-Pipeline-Signature: sha256=…` is the HMAC-SHA256 (RFC 2104) of the value of
 `X-Media-Pipeline-Timestamp` (seconds since 1970), a full stop and the body: who checks both knows sender and age.
@@ -47,13 +48,22 @@ class NotTaken(Exception):
     """A server did not take a message; one sentence without secrets."""
 
 
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What somebody is told, for programs and for people."""
+
+    data: dict[str, Any]  # JSON of a webhook; its `text` is what chat servers show
+    subject: str
+    lines: tuple[str, ...]  # of an e-mail
+
+
 class Channel(Protocol):
     """A way to tell somebody."""
 
     @property
     def name(self) -> str: ...
 
-    def send(self, alerts: Sequence[Alert]) -> None:
+    def send(self, message: Message) -> None:
         """Raises: NotTaken."""
 
 
@@ -75,8 +85,8 @@ class Webhook:
     timeout_s: float
     name: str = "webhook"
 
-    def send(self, alerts: Sequence[Alert]) -> None:
-        body = json.dumps(_message(alerts), ensure_ascii=False).encode()
+    def send(self, message: Message) -> None:
+        body = json.dumps(message.data, ensure_ascii=False).encode()
         headers = {"Content-Type": "application/json", "User-Agent": "media-pipeline"}
         if self.secret is not None:
             headers[TIMESTAMP] = str(int(time.time()))
@@ -99,13 +109,13 @@ class Mail:
     password: SecretStr | None
     name: str = "email"
 
-    def send(self, alerts: Sequence[Alert]) -> None:
-        message = _letter(alerts, self.settings)
+    def send(self, message: Message) -> None:
+        letter = _letter(message, self.settings)
         try:
             with self._connected() as server:
                 if self.settings.smtp_user and self.password is not None:
                     server.login(self.settings.smtp_user, self.password.get_secret_value())
-                server.send_message(message)
+                server.send_message(letter)
         except smtplib.SMTPResponseException as error:
             # Not in the server's words: it may repeat what it was given.
             raise NotTaken(f"the mail server refused with code {error.smtp_code}") from None
@@ -204,19 +214,38 @@ def deliver(
     return Delivery(sent, store.waiting(), tuple(warnings))
 
 
+def tell(settings: Alerts, message: Message, wait: Callable[[float], None] = time.sleep) -> tuple[int, list[str]]:
+    """Tells everybody who is configured, at once: nothing waits for a next time.
+
+    Returns:
+        how many channels took it, and why the others did not
+
+    Raises:
+        UsageError: a setting is missing or cannot be; names it.
+    """
+    taken, failures = 0, []
+    for channel in channels(settings):
+        try:
+            _send(channel, message, settings.retries, wait)
+            taken += 1
+        except NotTaken as error:
+            failures.append(str(error))
+    return taken, failures
+
+
 def _send_all(store: ModerationStore, channel: Channel, retries: int, wait: Callable[[float], None]) -> int:
     sent = 0
     while alerts := store.pending(channel.name, _AT_ONCE):
-        _send(channel, alerts, retries, wait)
+        _send(channel, _message(alerts), retries, wait)
         store.delivered(alerts)
         sent += len(alerts)
     return sent
 
 
-def _send(channel: Channel, alerts: Sequence[Alert], retries: int, wait: Callable[[float], None]) -> None:
+def _send(channel: Channel, message: Message, retries: int, wait: Callable[[float], None]) -> None:
     for attempt in range(retries + 1):
         try:
-            return channel.send(alerts)
+            return channel.send(message)
         except NotTaken:
             if attempt == retries:
                 raise
@@ -224,27 +253,28 @@ def _send(channel: Channel, alerts: Sequence[Alert], retries: int, wait: Callabl
     return None
 
 
-def _message(alerts: Sequence[Alert]) -> dict[str, Any]:
-    """The JSON of a webhook. `text` is what chat servers show."""
-    return {
-        "event": "media.blocked",
-        "text": _headline(len(alerts)) + ": " + ", ".join(str(a.body["name"] or a.media_id[:12]) for a in alerts[:5]),
-        "media": [{"alert_id": alert.alert_id, **alert.body} for alert in alerts],
-    }
-
-
-def _letter(alerts: Sequence[Alert], settings: Alerts) -> EmailMessage:
-    message = EmailMessage()
-    message["Subject"] = _headline(len(alerts))
-    message["From"] = settings.email_from or settings.receivers[0]
-    message["To"] = ", ".join(settings.receivers)
-    message["Date"] = formatdate()
-    message["Message-ID"] = make_msgid(domain="media-pipeline.invalid")
+def _message(alerts: Sequence[Alert]) -> Message:
+    headline = f"{len(alerts)} {'medium' if len(alerts) == 1 else 'media'} newly blocked"
     lines = [line for alert in alerts[:_LISTED] for line in _paragraph(alert)]
     if len(alerts) > _LISTED:
         lines.append(f"… and {len(alerts) - _LISTED} more: media-pipeline moderate list --verdict block")
-    message.set_content("\n".join(lines))
-    return message
+    data = {
+        "event": "media.blocked",
+        "text": f"{headline}: " + ", ".join(str(a.body["name"] or a.media_id[:12]) for a in alerts[:5]),
+        "media": [{"alert_id": alert.alert_id, **alert.body} for alert in alerts],
+    }
+    return Message(data, headline, tuple(lines))
+
+
+def _letter(message: Message, settings: Alerts) -> EmailMessage:
+    letter = EmailMessage()
+    letter["Subject"] = message.subject
+    letter["From"] = settings.email_from or settings.receivers[0]
+    letter["To"] = ", ".join(settings.receivers)
+    letter["Date"] = formatdate()
+    letter["Message-ID"] = make_msgid(domain="media-pipeline.invalid")
+    letter.set_content("\n".join(message.lines))
+    return letter
 
 
 def _paragraph(alert: Alert) -> list[str]:
@@ -256,7 +286,3 @@ def _paragraph(alert: Alert) -> list[str]:
             found = f" ({printable(reason['found'])})" if reason["found"] else ""
             lines.append(f"  {printable(reason['text'])}{found}{at}")
     return [*lines, f"  media-pipeline moderate show {alert.media_id[:12]}", ""]
-
-
-def _headline(count: int) -> str:
-    return f"{count} {'medium' if count == 1 else 'media'} newly blocked"
