@@ -30,7 +30,7 @@ from media_pipeline.config_gpu import Gpu
 from media_pipeline.errors import BudgetReached, ProviderUnreachable
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.leases import Caps, Lease, Leases
-from media_pipeline_tests._rented import Home, market, without_ssh
+from media_pipeline_tests._rental_home import Home, market, without_ssh
 from media_pipeline_tests.test_leases import NOON, TERMS, Clock
 
 HOUR = 3600.0

@@ -16,7 +16,7 @@ from media_pipeline.cloud.reaper import Reaped, reap, why_unwanted
 from media_pipeline.config_gpu import Gpu
 from media_pipeline.storage import processes
 from media_pipeline.storage.leases import Caps, Lease, Leases
-from media_pipeline_tests._rented import Home, market, rent_by_hand, until
+from media_pipeline_tests._rental_home import Home, market, rent_by_hand, until
 from media_pipeline_tests.test_leases import TERMS
 from media_pipeline_tests.vast_standin import StandIn
 

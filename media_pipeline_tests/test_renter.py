@@ -14,7 +14,7 @@ from media_pipeline.cloud.reaper import reap
 from media_pipeline.cloud.renter import AccountRefused, Stopped, relaxed
 from media_pipeline.config_gpu import Gpu
 from media_pipeline.errors import ProviderUnreachable, RentalRefused, WorkerLost
-from media_pipeline_tests._rented import Home, creates, market, rent_by_hand, without_ssh
+from media_pipeline_tests._rental_home import Home, creates, market, rent_by_hand, without_ssh
 from media_pipeline_tests.vast_standin import StandIn
 
 pytestmark = pytest.mark.slow  # a server each, in real time
@@ -94,7 +94,7 @@ def test_what_the_server_should_have_filtered_is_not_rented(home: Home) -> None:
     for offer in home.server.market.offers.values():
         offer["geolocation"] = "Texas, US"
     home.server.fault({"route": "search", "do": "ignore_filters", "times": -1})
-    home.settings = home.settings.model_copy(update={"gpu": home.settings.gpu.model_copy(update={"countries": "SE"})})
+    home.change(countries="SE")
     with pytest.raises(RentalRefused, match="no machine on offer fits"):
         home.renter().rent()
     assert creates(home.server) == 0
@@ -378,7 +378,7 @@ def test_an_idle_machine_that_is_no_good_any_more(home: Home, fault: str, monkey
 )
 def test_an_idle_machine_must_be_one_that_would_be_rented_now(home: Home, changed: dict[str, Any]) -> None:
     instance_id = leave_idle(home)
-    home.settings = home.settings.model_copy(update={"gpu": home.settings.gpu.model_copy(update=changed)})
+    home.change(**changed)
     assert home.renter("second").adopt() is None
     (lease,) = home.leases.open()
     assert (lease.instance_id, lease.state) == (instance_id, "idle"), "another run may want it"

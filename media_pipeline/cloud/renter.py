@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import shlex
 import shutil
 import threading
 import time
@@ -295,13 +296,13 @@ class Renter:
         connection = self._reach(lease, key, deadline)
         self._leases.update(lease.lease_id, state="ready", host=connection.host, port=connection.port)
         self._stop_if_asked()
-        command = bootstrap.prepare(connection, self._settings, self._say, gpu=lease.gpu)
+        remote = bootstrap.prepare(connection, self._settings, self._say, gpu=lease.gpu)
         if not self._leases.update(lease.lease_id, state="busy"):
             raise WorkerLost(f"lease {lease.lease_id} was ended by another process")
         self._stop_if_asked()
         place = Place(
             name=f"{lease.gpu} of lease {lease.lease_id[:6]}",
-            command=command,
+            command=connection.command(shlex.join(remote)),
             is_foreign=True,
             machine=lease.gpu,
         )
