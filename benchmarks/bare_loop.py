@@ -11,10 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from media_pipeline.config import load_settings
+
+if TYPE_CHECKING:
+    from media_pipeline.analyzers._spec import Medium
 
 SAMPLED_S = (0.5, 1.5, 3.5)  # where the pipeline looks in a clip of a few seconds
 
@@ -34,41 +39,47 @@ def same_models(files: list[Path]) -> dict[str, list[str]]:
     """Decode and analyse each file with the pipeline's own functions; the lines read in each."""
     from media_pipeline.analyzers._models import ModelStore
     from media_pipeline.analyzers._registry import registry
-    from media_pipeline.analyzers._spec import Medium
     from media_pipeline.execution.stages import options_for
-    from media_pipeline.media.cache import Cache
-    from media_pipeline.media.worker import make_handler
 
     settings = load_settings()
     store = ModelStore(settings.models, offline=True, hub_url=settings.hub_url, tier="embedded")
-    config = {"limits": settings.decode.model_dump(mode="json"), "sampling": settings.sampling.model_dump(mode="json")}
-    decode = make_handler(config)
     models = {}
     for spec in registry().values():
         options = options_for(spec, settings)
         models[spec.name] = spec.load(spec.choose(options, store), "cpu", options), options
     texts = {}
     with tempfile.TemporaryDirectory() as folder:
-        cache = Cache(Path(folder), 1 << 40)
-        for number, path in enumerate(files):
-            entry = _decoded(cache, decode, path, f"{number:064x}")
+        for path, decoded in zip(files, decoded_media(files, Path(folder)), strict=True):
             rows = {}
             for spec in registry().values():
                 model, options = models[spec.name]
-                medium = Medium(
-                    media_id=entry.media_id,
-                    kind=entry.facts.kind,
-                    frames=entry.frames,
-                    audio=entry.audio,
-                    frame_scores=entry.frame_scores,
-                    duration_s=entry.facts.duration_s,
-                    rows={name: rows[name] for name in spec.upstream_analyzers},
-                )
-                has_input = ("frames" in spec.needs and len(entry.frames)) or ("audio" in spec.needs and entry.audio)
+                medium = replace(decoded, rows={name: rows[name] for name in spec.upstream_analyzers})
+                has_input = ("frames" in spec.needs and len(medium.frames)) or ("audio" in spec.needs and medium.audio)
                 applies = medium.kind in spec.kinds and (has_input or spec.upstream_analyzers)
                 rows[spec.name] = spec.run(model, (medium,), options) if applies else spec.schema.empty_table()
             texts[path.name] = rows["ocr"]["text"].to_pylist()
     return texts
+
+
+def decoded_media(files: Iterable[Path], folder: Path) -> Iterator[Medium]:
+    """Frames and sound of each file, cached below the folder as the pipeline caches them."""
+    from media_pipeline.analyzers._spec import Medium
+    from media_pipeline.media.cache import Cache
+    from media_pipeline.media.worker import make_handler
+
+    settings = load_settings()
+    config = {"limits": settings.decode.model_dump(mode="json"), "sampling": settings.sampling.model_dump(mode="json")}
+    decode, cache = make_handler(config), Cache(folder, 1 << 40)
+    for number, path in enumerate(files):
+        entry = _decoded(cache, decode, path, f"{number:064x}")
+        yield Medium(
+            media_id=entry.media_id,
+            kind=entry.facts.kind,
+            frames=entry.frames,
+            audio=entry.audio,
+            frame_scores=entry.frame_scores,
+            duration_s=entry.facts.duration_s,
+        )
 
 
 def _decoded(cache, decode: Callable, path: Path, media_id: str):
