@@ -80,7 +80,7 @@ def test_an_old_driver_is_the_cause(library: str, monkeypatch: pytest.MonkeyPatc
     why = why_not(library) or ""
     needed = "12" if library == "ctranslate2" else "13.0"
     assert why.startswith(f"the driver supports CUDA 11.8, this {library} needs {needed}; ")
-    assert f"MEDIA_PIPELINE_GPU_MIN_CUDA={needed}" in why
+    assert f"MEDIA_PIPELINE_GPU__MIN_CUDA={needed}" in why
 
 
 @pytest.mark.usefixtures("gpu")

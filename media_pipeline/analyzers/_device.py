@@ -232,7 +232,7 @@ def _check_driver(library: str, needed: str | None) -> None:
     if supported[0] < int(needed.partition(".")[0]):
         raise _UnusableError(
             f"the driver supports CUDA {supported[0]}.{supported[1]}, this {library} needs {needed}; "
-            f"take a machine with a newer driver (MEDIA_PIPELINE_GPU_MIN_CUDA={needed})"
+            f"take a machine with a newer driver (MEDIA_PIPELINE_GPU__MIN_CUDA={needed})"
         )
 
 

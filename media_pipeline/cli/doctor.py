@@ -153,7 +153,7 @@ def _gpu() -> Iterator[Check]:
     from media_pipeline.analyzers import _device
 
     if not _device.has_gpu():
-        yield Check("gpu", "ok", "none here; one can be rented (MEDIA_PIPELINE_GPU_TARGET)")
+        yield Check("gpu", "ok", "none here; one can be rented (MEDIA_PIPELINE_GPU__TARGET)")
         return
     found = _device.report()
     usable = [library for library, state in found.libraries.items() if state == _device.CUDA]
