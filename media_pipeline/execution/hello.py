@@ -7,7 +7,6 @@ import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -91,9 +90,8 @@ class Hello:
         return asdict(self) | {"libraries": dict(self.libraries)}
 
 
-@cache
 def code_digest() -> str:
-    """SHA-256 over this program's own modules: results are only the same where the code is."""
+    """SHA-256 over this program's own modules, as they lie on the disk: results are the same only where the code is."""
     root = Path(media_pipeline.__file__).parent
     digest = hashlib.sha256()
     for path in sorted(root.rglob("*.py")):

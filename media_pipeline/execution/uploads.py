@@ -235,7 +235,10 @@ class HeldMedia:
             raise LimitExceeded(f"media of more than {self._max_bytes:,} bytes were sent", "drop some first")
         self._bytes += size
         held.size += size
-        held.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not held.folder.exists():
+            self._root.mkdir(parents=True, exist_ok=True)
+            self._folder.mkdir(mode=0o700, exist_ok=True)
+            held.folder.mkdir()
 
 
 def _close_frames(held: _Held) -> None:

@@ -100,7 +100,8 @@ class WorkerClient:
             return
         self._line.send(Message("hello"))
         self.hello = Hello.from_json(self._expect("hello").header)
-        if self.hello.code != code_digest():
+        # Here it is this very installation, and an upgrade of it while this process runs is what fingerprints are for.
+        if self.place.is_foreign and self.hello.code != code_digest():
             raise BadMessage(f"{self.place.name} runs another version of this program", "install this one there")
         self._is_greeted = True
 
