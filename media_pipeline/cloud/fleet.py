@@ -27,7 +27,7 @@ from media_pipeline.errors import MediaPipelineError, ProviderUnreachable, Renta
 from media_pipeline.execution.places import Fleet, FleetState, Place
 from media_pipeline.storage import processes
 from media_pipeline.storage.layout import Layout
-from media_pipeline.storage.leases import Lease, Leases, day
+from media_pipeline.storage.leases import Lease, Leases, OverLimit, day
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -252,8 +252,8 @@ class RentedFleet(Fleet):
         if is_new:
             self._tell(f"no further machine: {error}")
             if isinstance(error, AccountRefused):
-                self._leases.notice(f"account {day(time.time())}", f"nothing can be rented: {error}")
-            elif isinstance(error, RentalRefused):
+                self._notice(f"nothing can be rented: {error}")
+            elif isinstance(error, OverLimit):
                 self._note_shares(is_refused=True)
 
     def _replace(self, machine: Machine, why: str, *, replaced: bool) -> None:
@@ -357,7 +357,7 @@ class RentedFleet(Fleet):
                     self._watch.check_credit()
             except RentalRefused as error:
                 self._stop(str(error))
-                self._leases.notice(f"account {day(time.time())}", f"renting has ended: {error}")
+                self._notice(f"renting has ended: {error}")
             except MediaPipelineError as error:
                 log.warning("rented machines cannot be looked at: %s", error)
             except Exception:
@@ -366,6 +366,12 @@ class RentedFleet(Fleet):
     def _ready(self) -> list[Machine]:
         with self._changed:
             return list(self._machines.values())
+
+    def _notice(self, text: str) -> None:
+        """Tells of the account, once a day."""
+        with contextlib.suppress(MediaPipelineError):
+            self._leases.notice(f"account {day(time.time())}", text)
+        self._note_shares()
 
     def _note_shares(self, *, is_refused: bool = False) -> None:
         try:

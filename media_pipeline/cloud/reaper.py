@@ -13,15 +13,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from media_pipeline.cloud import notices
 from media_pipeline.cloud.api import Vast
 from media_pipeline.cloud.charging import reconcile
 from media_pipeline.cloud.destruction import BY_HAND, destroy
 from media_pipeline.cloud.records import Instance
+from media_pipeline.config import Settings
 from media_pipeline.config_gpu import Gpu
 from media_pipeline.errors import ProviderUnreachable
 from media_pipeline.storage import processes
 from media_pipeline.storage.layout import Layout
-from media_pipeline.storage.leases import Lease, Leases
+from media_pipeline.storage.leases import Lease, Leases, day
 
 # An owner renews its leases every other second. One that is gone, to all appearances, gets a few chances more: a
 # process in another container may share our host's name but not our view of processes.
@@ -30,6 +32,7 @@ _SILENT_ELSEWHERE_S = 180.0  # of owners on other hosts, who cannot be seen from
 _HUNG_AFTER_S = 600.0  # of owners who are there and do nothing: nobody meters their machines
 _ASKED_FOR_S = 180.0  # a request to rent may be under way for so long, and the machine not be listed
 _PER_MACHINE_S = 30.0  # to destroy it
+_DAY_S = 24 * 3600.0  # the provider counts whole days
 
 
 @dataclass(slots=True)
@@ -71,11 +74,24 @@ def reap(vast: Vast, leases: Leases, layout: Layout, gpu: Gpu, *, limit_s: float
     for lease in leases.open():
         if lease.label not in seen:
             _look_for(vast, leases, gpu, lease, done, knows_us=bool(ours))
-    with contextlib.suppress(ProviderUnreachable):
-        reconcile(vast, leases)
+    if time.monotonic() < until:
+        with contextlib.suppress(ProviderUnreachable):
+            reconcile(vast, leases)
     _remove_keys(leases, layout)
     if done.foreign:
         done.lines.append(f"{len(done.foreign)} machines of this account are not ours and were left alone")
+    return done
+
+
+def patrol(vast: Vast, leases: Leases, settings: Settings, layout: Layout, *, limit_s: float = 300.0) -> Reaped:
+    """`reap`, and people are told of what they have to see to themselves."""
+    done = reap(vast, leases, layout, settings.gpu, limit_s=limit_s)
+    if done.blind is not None and leases.open():
+        leases.notice(f"blind {day(time.time())}", f"what runs at Vast.ai is not known: {done.blind}")
+    for instance_id in done.failed:
+        text = f"machine {instance_id} could not be destroyed and may cost money; {BY_HAND}"
+        leases.notice(f"machine {instance_id} not given back", text)
+    notices.deliver(leases, settings.alerts, layout)
     return done
 
 
@@ -165,8 +181,7 @@ def _look_for(vast: Vast, leases: Leases, gpu: Gpu, lease: Lease, done: Reaped, 
 
 def _is_known(vast: Vast, lease: Lease, now: float) -> bool:
     """Whether the account ever had this machine. One that never had it cannot prove that it is gone."""
-    day_s = 24 * 3600
-    charges = vast.charges(lease.opened_at - day_s, now + day_s)
+    charges = vast.charges(lease.opened_at - _DAY_S, now + _DAY_S)
     return any(c.instance_id == lease.instance_id or c.label == lease.label for c in charges)
 
 

@@ -297,7 +297,7 @@ class Renter:
         self._leases.update(lease.lease_id, state="ready", host=connection.host, port=connection.port)
         self._stop_if_asked()
         remote = bootstrap.prepare(connection, self._settings, self._say, gpu=lease.gpu)
-        if not self._leases.update(lease.lease_id, state="busy"):
+        if not self._leases.update(lease.lease_id, state="busy", ready_at=lease.ready_at or time.time()):
             raise WorkerLost(f"lease {lease.lease_id} was ended by another process")
         self._stop_if_asked()
         place = Place(

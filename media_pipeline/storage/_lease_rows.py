@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS leases (
     charged_usd REAL,
     opened_at REAL NOT NULL,
     running_at REAL,
+    ready_at REAL,
     renewed_at REAL NOT NULL,
     idle_until REAL,
     closed_at REAL,
@@ -89,6 +90,7 @@ class Lease:
     charged_usd: float | None  # by the provider's books
     opened_at: float
     running_at: float | None
+    ready_at: float | None  # from when on its worker answered; None: it never did
     renewed_at: float  # when its owner last said that it looks after it, and booked what it cost
     idle_until: float | None
     closed_at: float | None

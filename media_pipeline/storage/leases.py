@@ -26,8 +26,23 @@ from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.schemas import GPU_COSTS, GPU_LEASES
 from media_pipeline.storage.sqlite import Database, marks
 
-_CHANGEABLE = {"instance_id", "state", "running_at", "idle_until", "usd_per_hour", "host", "port", "reason", "is_bad"}
+_CHANGEABLE = {
+    "instance_id",
+    "state",
+    "running_at",
+    "ready_at",
+    "idle_until",
+    "usd_per_hour",
+    "host",
+    "port",
+    "reason",
+    "is_bad",
+}
 _OF_LEASE = ("instance_id", "offer_id", "gpu", "state", "reserved_usd", "opened_at", "closed_at", "reason")
+
+
+class OverLimit(RentalRefused):
+    """It would cost more than a limit leaves; names the limit, what is used of it, and the setting."""
 
 
 class Leases:
@@ -77,7 +92,7 @@ class Leases:
             terms: the fields of `Lease` that describe the machine, from `offer_id` to `disk_gb`
 
         Raises:
-            RentalRefused: it would exceed a limit; names the limit, what is used of it, and the setting.
+            OverLimit
         """
         lease_id, now = secrets.token_hex(6), self._clock()
         row = {
@@ -94,7 +109,7 @@ class Leases:
         with self._db.write() as db:
             used = rows.used(db, run_id, now)
             if usd > caps.room(used):
-                raise RentalRefused(*caps.refusal(used, usd))
+                raise OverLimit(*caps.refusal(used, usd))
             db.execute(
                 f"INSERT INTO leases ({', '.join(row)}) VALUES ({marks(list(row))})",  # noqa: S608 - names of fields
                 list(row.values()),
@@ -163,7 +178,7 @@ class Leases:
             fits: whether a lease will do
 
         Raises:
-            RentalRefused: one is there and fits, but not into the limits.
+            OverLimit: one is there and fits, but not into the limits.
         """
         now = self._clock()
         with self._db.write() as db:
@@ -177,7 +192,7 @@ class Leases:
             db.execute("UPDATE leases SET reserved_usd = 0 WHERE lease_id = ?", (lease.lease_id,))
             used = rows.used(db, run_id, now)
             if usd(lease) > caps.room(used):
-                raise RentalRefused(*caps.refusal(used, usd(lease)))
+                raise OverLimit(*caps.refusal(used, usd(lease)))
             db.execute(
                 "UPDATE leases SET state = 'ready', owner = ?, run_id = ?, reserved_usd = ?, renewed_at = ?, "
                 "idle_until = NULL WHERE lease_id = ?",
@@ -323,4 +338,4 @@ class Leases:
         return pa.Table.from_pylist(shown, schema=GPU_COSTS)
 
 
-__all__ = ["Caps", "Lease", "Leases", "Notice", "State", "Used", "day"]
+__all__ = ["Caps", "Lease", "Leases", "Notice", "OverLimit", "State", "Used", "day"]

@@ -193,6 +193,7 @@ GPU_LEASES = pa.schema(
         pa.field("charged_usd", pa.float64(), metadata=_USD),  # by the provider's books; null until they say something
         ("opened_at", TIMESTAMP),
         ("running_at", TIMESTAMP),  # null: it never ran
+        ("ready_at", TIMESTAMP),  # from when on its worker answered; null: it never did
         ("closed_at", TIMESTAMP),
         ("settled_at", TIMESTAMP),  # from when on spent_usd is final
         ("reason", pa.string()),  # why it was closed
