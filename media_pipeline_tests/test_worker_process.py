@@ -237,7 +237,7 @@ def test_media_that_all_kill_their_worker_end_the_run(own: WorkerExecutor, make:
 
     def feed() -> Iterator[Medium]:
         nonlocal drawn
-        for drawn in range(1, 21):  # noqa: B007
+        for drawn in range(1, 21):
             yield make(f"{drawn}", width=KILL)
 
     with pytest.raises(WorkerLost, match="SIGKILL"):

@@ -9,8 +9,8 @@ what is stable is compared, within bounds that honest differences stay in and ma
                 pixel of a reduced picture is
     scores      within 0.05
     vectors     cosine at least 0.999; of sound 0.98, where the spans that are averaged may differ by a frame
-    rows        one without a partner is excused where its score is within 0.05 of a threshold (option `min_score`);
-                beyond that one in ten
+    rows        one without a partner is excused where its score is just above the threshold (option `min_score`), by
+                0.05 or a fifth of what is above it; beyond that one in ten
     spans       both cover the same time, to four fifths; so does each of their values (language, speaker)
     words       of a transcript: at most one in five differs, or two altogether
     else        equal, numbers to a hundredth
@@ -39,6 +39,7 @@ FEW_WORDS = 2
 CHARACTERS = 0.8  # likeness of a line of text
 SIDE = 0.01
 NUMBER = 0.01
+BORDER = 0.2
 
 _BOX = ("x1", "y1", "x2", "y2")
 Row = dict[str, Any]
@@ -103,9 +104,11 @@ def _distance(one: Row, other: Row) -> float:
 
 
 def _is_borderline(row: Row, options: Options) -> bool:
-    least = getattr(options, "min_score", None)
-    score = row.get("score")
-    return isinstance(least, float) and isinstance(score, float) and abs(score - least) <= SCORE
+    """Near the threshold, for the range of scores above it: some begin at 0.95."""
+    least, score = getattr(options, "min_score", None), row.get("score")
+    if not isinstance(least, float) or not isinstance(score, float):
+        return False
+    return score - least <= min(SCORE, BORDER * (1 - least))
 
 
 def _differences(one: Row, other: Row, reach: float, cosine: float) -> list[str]:
@@ -158,16 +161,13 @@ def _of_spans(spec: AnalyzerSpec, here: pa.Table, there: pa.Table) -> str | None
         if different > max(FEW_WORDS, WORDS * max(len(said), len(heard))):
             return f"{different} of {max(len(said), len(heard))} words differ"
     wrong = Counter[str]()
+    starts, ends = (np.array([row[name] for row in theirs], np.float64) for name in ("start_s", "end_s"))
     for one in ours:
-        best = max(theirs, key=lambda other: _shared_s(one, other), default=None)
-        if best is not None and _shared_s(one, best) >= COVERED * (one["end_s"] - one["start_s"]):
+        shared_s = np.minimum(ends, one["end_s"]) - np.maximum(starts, one["start_s"])
+        if len(theirs) and shared_s.max() >= COVERED * (one["end_s"] - one["start_s"]):
             rest = {name: one[name] for name in one if name not in ("text", "words")}
-            wrong.update(_differences(rest, best, 0.0, COSINE_OF_SOUND))
+            wrong.update(_differences(rest, theirs[int(shared_s.argmax())], 0.0, COSINE_OF_SOUND))
     return _too_many(wrong, len(ours))
-
-
-def _shared_s(one: Row, other: Row) -> float:
-    return max(0.0, float(min(one["end_s"], other["end_s"]) - max(one["start_s"], other["start_s"])))
 
 
 def _uncovered(ours: Sequence[Row], theirs: Sequence[Row]) -> bool:
