@@ -140,6 +140,15 @@ def test_direct_is_tried_before_the_proxy(machine: Rented, tmp_path: Path) -> No
 
 @needs_sshd
 @pytest.mark.slow
+def test_a_machine_without_open_ports_is_reached_by_the_proxy(tmp_path: Path) -> None:
+    with rented(tmp_path, plan={"no_ports": True}) as machine:
+        found = machine.vast.instance(machine.instance_id)
+        assert found is not None and found.ssh_direct is None and found.ssh == (found.ssh_proxy,)
+        assert machine.connect().run("echo in", timeout_s=20) == "in\n"
+
+
+@needs_sshd
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("how", "words"),
     [("refuse", "refused the connection"), ("noauth", "did not accept the key"), ("hang", "did not answer|not finish")],

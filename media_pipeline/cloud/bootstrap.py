@@ -178,7 +178,10 @@ class _Machine:
             name = self._install(needed)
             worker = self.worker(self._step(f'use_worker {sent} "$PWD/{name}/bin/python"', _CHECK_S))
         if worker is None:
-            raise WorkerLost("the worker there is not the program that was sent")
+            raise WorkerLost(
+                "the worker there is not the program that was sent",
+                "if files of media-pipeline have changed since it was started, start it anew",
+            )
         return worker
 
     def check_device(self, hello: Hello) -> None:
