@@ -22,6 +22,7 @@ GIB = 1024**3
 MIB = 1024**2
 ENV_PREFIX = "MEDIA_PIPELINE_"
 KINDS_OF_MEDIA = ("image", "video", "audio")
+_VAST_KEY_VARIABLES = ("MEDIA_PIPELINE_VAST_API_KEY", "VAST_API_KEY")
 _SECRET_WORDS = ("KEY", "PASS", "SECRET", "TOKEN", "WEBHOOK")
 
 
@@ -270,7 +271,7 @@ class Settings(BaseSettings):
     vast_api_key: SecretStr | None = Field(
         None,
         # The name that Vast.ai's own tools read.
-        validation_alias=AliasChoices("MEDIA_PIPELINE_VAST_API_KEY", "VAST_API_KEY"),
+        validation_alias=AliasChoices(*_VAST_KEY_VARIABLES),
         description="key of your account at Vast.ai; the variable VAST_API_KEY will do",
     )
     vast_api_key_file: Path | None = Field(None, description="file that holds this key, instead of the variable")
@@ -395,6 +396,11 @@ def load_settings(**overrides: Any) -> Settings:
         is_secret = first["type"] == "extra_forbidden" or any(word in name for word in _SECRET_WORDS)
         got = "" if is_secret else f" (got {first.get('input')!r})"
         raise UsageError(f"{name}: {first['msg']}{got}", "mend this setting") from None
+
+
+def vast_key_variable() -> str | None:
+    """The variable that holds the key of Vast.ai, where one does."""
+    return next((name for name in _VAST_KEY_VARIABLES if os.environ.get(name)), None)
 
 
 def set_environment_default(name: str, value: str) -> None:

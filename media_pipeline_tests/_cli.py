@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow as pa
@@ -42,12 +43,16 @@ def run(home: Path, *args: str | Path, timeout: float = 300, **env: str) -> subp
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def contents(home: Path) -> dict[str, list[str]]:
-    """Every table's rows without what may differ, in a canonical order."""
+def contents(home: Path, without: Collection[str] = ()) -> dict[str, list[str]]:
+    """Every table's rows without what may differ, in a canonical order.
+
+    Args:
+        without: columns that may differ, too
+    """
     pipeline = Pipeline(load_settings(home=home))
     try:
         found = {
-            name: sorted(_lines(pipeline.tables.read(name))) if pipeline.tables.exists(name) else []
+            name: sorted(_lines(pipeline.tables.read(name), without)) if pipeline.tables.exists(name) else []
             for name in table_schemas()
             if name not in IDENTITIES
         }
@@ -65,6 +70,6 @@ def _identities(table: pa.Table, member: str, identity: str) -> list[str]:
     return sorted(" + ".join(sorted(members)) for members in groups.values())
 
 
-def _lines(table: pa.Table) -> list[str]:
-    stable = [name for name in table.column_names if name not in VOLATILE]
+def _lines(table: pa.Table, without: Collection[str]) -> list[str]:
+    stable = [name for name in table.column_names if name not in VOLATILE and name not in without]
     return [repr(row) for row in table.select(stable).to_pylist()]

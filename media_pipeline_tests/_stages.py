@@ -10,6 +10,8 @@ from PIL import Image
 
 from media_pipeline.errors import MediaPipelineError
 from media_pipeline.execution.outcome import Outcome, StageInfo, Status
+from media_pipeline.execution.placement import Decision
+from media_pipeline.execution.wish import Wish
 
 
 def _stage(name: str, *needs: str, group: str = "analysis") -> StageInfo:
@@ -62,6 +64,8 @@ class ScriptedRunner:
         self.calls: list[tuple[str, tuple[str, ...], bool, bool]] = []
         self.computed: list[tuple[str, str]] = []
         self.around: list[str] = []
+        self.decision: Decision | None = None
+        self.rented: dict[str, Any] | None = None
         self.moderated: dict[str, Any] = {"judged": 1}
         self._ledger: dict[tuple[str, str], Status] = {}
 
@@ -126,6 +130,22 @@ class ScriptedRunner:
         self.around.append("finish")
         results = ("duplicates", "persons", "voices", "moderation", "search_index", "warehouse")
         return {name: {"rows": 1} for name in results} | {"moderation": self.moderated}
+
+    def place(
+        self,
+        partition_keys: Sequence[str],
+        stages: Collection[str],
+        wish: Wish,
+        *,
+        run_id: str,
+        say: Callable[[str], None],
+    ) -> Decision | None:
+        self.around.append(f"place {wish.target}")
+        return self.decision
+
+    def give_back(self) -> dict[str, Any] | None:
+        self.around.append("give back")
+        return self.rented
 
     def maintain(self) -> dict[str, dict[str, Any]]:
         return {"ocr": {"version": 1}}

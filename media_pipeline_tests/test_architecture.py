@@ -24,7 +24,13 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("media_pipeline.cli", "media_pipeline.__main__"),
     ("media_pipeline.results", "media_pipeline.execution", "media_pipeline.cloud"),
     ("media_pipeline.analyzers", "media_pipeline.media", "media_pipeline.storage"),
-    ("media_pipeline.config", "media_pipeline.config_gpu", "media_pipeline.errors", "media_pipeline.wording", "media_pipeline"),
+    (
+        "media_pipeline.config",
+        "media_pipeline.config_gpu",
+        "media_pipeline.errors",
+        "media_pipeline.wording",
+        "media_pipeline",
+    ),
 )
 # `analyze` and `serve` start Dagster runs, so the command line must reach upwards; only inside functions, so that
 # `sql` and `search` start without loading Dagster.

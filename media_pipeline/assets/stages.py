@@ -26,8 +26,8 @@ from media_pipeline.engine.materializations import (
     withdraw_plans,
 )
 from media_pipeline.engine.partitions import MEDIA
-from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG
-from media_pipeline.errors import DiskFull, MediaPipelineError
+from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG, SPENT_TAG
+from media_pipeline.errors import BudgetReached, DiskFull, MediaPipelineError
 from media_pipeline.execution.outcome import Outcome, StageInfo
 from media_pipeline.execution.stages import with_needs
 
@@ -36,6 +36,7 @@ ANALYSIS_POOL = "analysis"
 _MAX_RETRIES = 2
 RETRY_WAIT_S = 5
 _MAX_LISTED = 50
+RENTED_ON = "media"  # the asset whose page shows where runs computed and what it cost
 
 
 def stage_assets(stages: Sequence[StageInfo]) -> dg.AssetsDefinition:
@@ -81,13 +82,14 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
         wanted = with_needs(stages, selected)
         try:
             if stage.name in wanted:
-                batch.begin(context.partition_keys)
+                if batch.begin(context.partition_keys):
+                    _place(context, batch, wanted)
                 _work(context, batch, stage, is_selected=stage.name in selected)
             if stage.name == wanted[-1]:
                 _conclude(context, batch)
         except MediaPipelineError as error:
             batch.give_up(error)
-            if error.retryable and not isinstance(error, DiskFull):
+            if error.retryable and not isinstance(error, DiskFull | BudgetReached):
                 raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=RETRY_WAIT_S) from error
             raise dg.Failure(description=str(error), allow_retries=False) from error
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
@@ -106,6 +108,15 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
 def _was_cancelled(context: dg.OpExecutionContext) -> bool:
     run = context.instance.get_run_by_id(context.run_id)
     return run is not None and run.status == dg.DagsterRunStatus.CANCELING
+
+
+def _place(context: dg.OpExecutionContext, batch: BatchRun, wanted: Sequence[str]) -> None:
+    """Decide where this run computes, and say so where people look: in its log, its tags and on the asset's page."""
+    decision = batch.place(wanted, run_id=context.run_id, say=context.log.info)
+    if decision is None:
+        return
+    context.instance.add_run_tags(context.run_id, decision.tags())
+    context.log_event(dg.AssetObservation(RENTED_ON, metadata={"placement": dg.JsonMetadataValue(decision.facts())}))
 
 
 def _work(context: dg.OpExecutionContext, batch: BatchRun, stage: StageInfo, *, is_selected: bool) -> None:
@@ -178,6 +189,11 @@ def _conclude(context: dg.OpExecutionContext, batch: BatchRun) -> None:
         dg.Failure: lists the failed media with their reasons; a repetition would end the same way.
     """
     keys = list(context.partition_keys)
+    rented = batch.give_back()  # before the results over all media, which a machine would wait for
+    if rented is not None:
+        context.instance.add_run_tags(context.run_id, {SPENT_TAG: f"{rented['spent_usd']:.4f}"})
+        context.log.info(f"rented: {rented['summary']}")
+        context.log_event(dg.AssetObservation(RENTED_ON, metadata={"rented": dg.JsonMetadataValue(rented)}))
     _log_results(context, batch.conclude(keys))
     broken = batch.broken(keys)
     if not broken:

@@ -14,7 +14,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 
 from media_pipeline.cli.context import App
 from media_pipeline.cli.failures import print_failures
+from media_pipeline.config_gpu import TARGETS
 from media_pipeline.errors import UsageError
+from media_pipeline.execution.wish import Wish
 
 if TYPE_CHECKING:
     from media_pipeline.execution.outcome import Outcome
@@ -29,11 +31,20 @@ EXIT_SOME_FAILED = 3
 @click.argument("paths", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("--analyzers", help="Only these, separated by commas; what they need runs too.")
 @click.option("--retry-failed", is_flag=True, help="Try again what failed before on the same content.")
+@click.option("--target", type=click.Choice(TARGETS), help="Where to compute [default: $MEDIA_PIPELINE_GPU__TARGET].")
+@click.option("--max-usd", type=click.FloatRange(min=0), help="What this command may spend on rented machines.")
 @click.option("--force", is_flag=True, help="Do everything again, whatever the ledger says.")
 @click.option("--format", "output", type=click.Choice(["text", "json"]), default="text", show_default=True)
 @click.pass_obj
 def analyze(
-    app: App, paths: tuple[Path, ...], analyzers: str | None, retry_failed: bool, force: bool, output: str
+    app: App,
+    paths: tuple[Path, ...],
+    analyzers: str | None,
+    retry_failed: bool,
+    target: str | None,
+    max_usd: float | None,
+    force: bool,
+    output: str,
 ) -> int:
     """Take PATH… (files or folders) in and analyse them here and now.
 
@@ -42,11 +53,12 @@ def analyze(
     console = Console(stderr=True)
     pipeline = app.pipeline
     stages = stages_for(analyzers)
+    wish = Wish.of(app.settings.gpu, target=target, max_usd=max_usd)
     with progress_bar(console) as progress:
         report, files = _take(pipeline, paths, progress)
         media = list({m.media_id: m for m in [*report.new, *report.known]}.values())
-        unavailable = _run(app, media, stages, progress, force=force, retry_failed=retry_failed)
-    return _summary(app, media, report, files, stages, unavailable, console, output)
+        unavailable, placement = _run(app, media, stages, wish, progress, force=force, retry_failed=retry_failed)
+    return _summary(app, media, report, files, stages, unavailable, placement, console, output)
 
 
 def stages_for(analyzers: str | None) -> list[str]:
@@ -85,12 +97,13 @@ def _run(
     app: App,
     media: Sequence[KnownMedium],
     stages: Sequence[str],
+    wish: Wish,
     progress: Progress,
     *,
     force: bool,
     retry_failed: bool,
-) -> dict[str, str]:
-    """Run the batches; returns the remedy of each analyzer that was unavailable."""
+) -> tuple[dict[str, str], dict[str, Any] | None]:
+    """Run the batches; the remedy of each analyzer that was unavailable, and where they were computed."""
     from media_pipeline.execution.stages import stage_infos
     from media_pipeline.media.batching import batches
 
@@ -101,7 +114,8 @@ def _run(
     unavailable: dict[str, str] = {}
     selection = None if len(stages) == len(stage_infos()) else stages
     if not wanted:
-        return unavailable
+        return unavailable, None
+    from media_pipeline.cli._placing import placed
     from media_pipeline.engine.hot_window import recall  # a second of imports, spared when all is done
     from media_pipeline.engine.instance import open_instance
     from media_pipeline.engine.submit import execute_batch
@@ -119,8 +133,14 @@ def _run(
         if outcome.status == "unavailable":
             unavailable[stage] = outcome.reason or ""
 
-    with disk_full_explained(app.settings.home), open_instance(app.settings) as instance:
-        for batch in batches([by_id[i] for i in wanted], app.settings.batch, pipeline.durations_s(wanted)):
+    todo = [by_id[i] for i in wanted]
+    runs = list(batches(todo, app.settings.batch, pipeline.durations_s(wanted)))
+    with (
+        disk_full_explained(app.settings.home),
+        open_instance(app.settings) as instance,
+        placed(pipeline, todo, stages, wish, progress.console, is_one_run=len(runs) == 1, force=force) as where,
+    ):
+        for batch in runs:
             keys = [m.partition_key for m in batch]
             recall(instance, pipeline, keys)  # those that the hot window has retired
             execute_batch(
@@ -131,9 +151,10 @@ def _run(
                 force=force,
                 retry_failed=retry_failed,
                 on_outcome=show,
+                more_tags=where.tags,
             )
     progress.update(task, completed=len(wanted) * len(stages), description="analysed")
-    return unavailable
+    return unavailable, where.facts
 
 
 def _summary(
@@ -143,6 +164,7 @@ def _summary(
     files: int,
     stages: Sequence[str],
     unavailable: dict[str, str],
+    placement: dict[str, Any] | None,
     console: Console,
     output: str,
 ) -> int:
@@ -165,6 +187,7 @@ def _summary(
         ],
         "refused": [{"path": path, "reason": reason} for path, reason in refused],
         "unavailable": unavailable,
+        **({"placement": placement} if placement is not None else {}),
     }
     if output == "json":
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))

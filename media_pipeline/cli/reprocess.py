@@ -14,6 +14,7 @@ from rich.markup import escape
 from media_pipeline.cli._reprocess_output import print_differences, print_done, print_plan, write_plan
 from media_pipeline.cli.analyze import EXIT_SOME_FAILED, progress_bar, stages_for
 from media_pipeline.cli.context import App
+from media_pipeline.execution.wish import Wish
 
 if TYPE_CHECKING:
     from media_pipeline.execution.comparison import Difference
@@ -83,15 +84,19 @@ def _run(app: App, found: Plan, console: Console) -> dict[str, Any]:
     reached = 0
     if not stale:
         return _summary(found, reached, pairs, broken)
+    from media_pipeline.cli._placing import placed
     from media_pipeline.engine.instance import open_instance
     from media_pipeline.engine.reprocess import REPROCESS_JOB, next_batch
     from media_pipeline.engine.submit import execute_batch
     from media_pipeline.storage.disk import disk_full_explained
 
+    media = list(app.pipeline.sources.by_id(stale).values())
+    wish = Wish.of(app.settings.gpu)
     with (
         progress_bar(console) as progress,
         disk_full_explained(app.settings.home),
         open_instance(app.settings) as instance,
+        placed(app.pipeline, media, list(found.counts), wish, progress.console, is_one_run=False) as where,
     ):
         task = progress.add_task("reprocessing", total=len(stale))
 
@@ -111,6 +116,7 @@ def _run(app: App, found: Plan, console: Console) -> dict[str, Any]:
                 stages=batch.stages,
                 on_outcome=show,
                 job_name=REPROCESS_JOB,
+                more_tags=where.tags,
             )
             broken |= batch.stale_keys & {key for result in results for key in result.failed}
             tried |= batch.stale_keys

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from media_pipeline.errors import MediaPipelineError
 from media_pipeline.execution.outcome import Outcome
 
+if TYPE_CHECKING:
+    from media_pipeline.execution.placement import Decision
+    from media_pipeline.execution.wish import Wish
+
 _PROGRESS_EVERY_S = 10.0
 OnStageOutcome = Callable[[str, Outcome], None]  # (stage, outcome)
+Say = Callable[[str], None]
 
 
 class StageRunner(Protocol):
@@ -29,6 +34,10 @@ class StageRunner(Protocol):
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> list[Outcome]: ...
     def begin(self, partition_keys: Sequence[str]) -> None: ...
+    def place(
+        self, partition_keys: Sequence[str], stages: Collection[str], wish: Wish, *, run_id: str, say: Say
+    ) -> Decision | None: ...
+    def give_back(self) -> dict[str, Any] | None: ...
     def end(self, partition_keys: Sequence[str]) -> None: ...
     def release(self, partition_keys: Sequence[str]) -> None: ...
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]: ...
@@ -37,11 +46,18 @@ class StageRunner(Protocol):
 
 
 class BatchRun:
-    """One run over a batch of media. Lives as long as the run, in its process."""
+    """One run over a batch of media. Lives as long as the run, in its process.
 
-    def __init__(self, runner: StageRunner, on_outcome: OnStageOutcome | None = None) -> None:
+    Args:
+        wish: where it is to compute; None: where its runner computes anyway
+    """
+
+    def __init__(
+        self, runner: StageRunner, on_outcome: OnStageOutcome | None = None, *, wish: Wish | None = None
+    ) -> None:
         self.runner = runner
         self._on_outcome = on_outcome
+        self._wish = wish
         self._outcomes: dict[str, dict[str, Outcome]] = {}
         self._begun: list[str] = []
         self.error: MediaPipelineError | None = None  # why the run stopped early
@@ -51,11 +67,26 @@ class BatchRun:
     def close(self) -> None:
         self.runner.close()
 
-    def begin(self, partition_keys: Sequence[str]) -> None:
-        """Count an attempt of these media, once per run."""
-        if not self._begun:
-            self._begun = list(partition_keys)
-            self.runner.begin(self._begun)
+    def begin(self, partition_keys: Sequence[str]) -> bool:
+        """Count an attempt of these media, once per run; whether this was the time."""
+        if self._begun:
+            return False
+        self._begun = list(partition_keys)
+        self.runner.begin(self._begun)
+        return True
+
+    def place(self, stages: Collection[str], *, run_id: str, say: Say) -> Decision | None:
+        """Decide where the stages of this run compute, and begin to rent where that is not here.
+
+        None where nobody asked: the caller's process has decided for all of its runs, or nothing is computed.
+        """
+        if self._wish is None:
+            return None
+        return self.runner.place(self._begun, stages, self._wish, run_id=run_id, say=say)
+
+    def give_back(self) -> dict[str, Any] | None:
+        """What was rented for this run is not needed any more; what it came to, if there was anything."""
+        return self.runner.give_back() if self._wish is not None else None
 
     def end(self, partition_keys: Sequence[str]) -> None:
         """The run came to its end with these media, whatever the end."""
@@ -89,7 +120,7 @@ class BatchRun:
         run_id: str,
         redo: frozenset[str],
         retry_failed: bool,
-        say: Callable[[str], None],
+        say: Say,
     ) -> list[Outcome]:
         """Bring one stage of these media up to date.
 
@@ -165,7 +196,7 @@ def handed_over() -> BatchRun | None:
 class _Progress:
     """Says at sensible intervals how many media a stage has behind it."""
 
-    def __init__(self, stage: str, total: int, say: Callable[[str], None]) -> None:
+    def __init__(self, stage: str, total: int, say: Say) -> None:
         self._stage, self._total, self._say = stage, total, say
         self._done = 0
         self._said_at = time.monotonic()

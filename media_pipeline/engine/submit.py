@@ -14,9 +14,10 @@ from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.storage.tags import REPOSITORY_LABEL_TAG
 
 from media_pipeline.engine.batch_run import BatchRun, OnStageOutcome, StageRunner, handing_over
-from media_pipeline.engine.instance import PROCESS_TAG, process_signature
+from media_pipeline.engine.instance import PROCESS_TAG
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, range_tags
 from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG
+from media_pipeline.storage import processes
 
 # Reached by name, as Dagster's own code server does: what is above this layer is not imported by it.
 DEFINITIONS_MODULE = "media_pipeline.definitions"
@@ -45,6 +46,7 @@ def execute_batch(
     retry_failed: bool = False,
     job: dg.JobDefinition | None = None,
     job_name: str = ANALYZE_JOB,
+    more_tags: Mapping[str, str] | None = None,
 ) -> list[RunResult]:
     """Run these media through the stages in this process.
 
@@ -55,6 +57,7 @@ def execute_batch(
         stages: only these, which must include what they need; None means all.
         force: make standing results anew. retry_failed: try again what failed on the same content.
         job: instead of the one of the definitions that `job_name` names.
+        more_tags: of the runs, for people
 
     Raises:
         MediaPipelineError: nothing could go on (a full disk); what was finished before is kept.
@@ -64,10 +67,11 @@ def execute_batch(
     announce(instance, partition_keys)
     job = job or importlib.import_module(DEFINITIONS_MODULE).defs.resolve_job_def(job_name)
     tags = {
+        **(more_tags or {}),
         FORCE_TAG: str(force).lower(),
         RETRY_FAILED_TAG: str(retry_failed).lower(),
         SOURCE_TAG: COMMAND_LINE,
-        PROCESS_TAG: process_signature(),
+        PROCESS_TAG: processes.signature(),
         REPOSITORY_LABEL_TAG: f"__repository__@{LOCATION_NAME}",
     }
     selection = None if stages is None else [dg.AssetKey(name) for name in stages]

@@ -7,16 +7,17 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._registry import registry
 from media_pipeline.config import Settings
-from media_pipeline.errors import DiskFull, WorkerLost
+from media_pipeline.errors import DiskFull, MediaPipelineError, WorkerLost
 from media_pipeline.execution.committing import Results
 from media_pipeline.execution.decoded import DecodedMedia
+from media_pipeline.execution.executor import Relay
 from media_pipeline.execution.in_process import InProcessExecutor
 from media_pipeline.execution.judging import Judge, Todo
 from media_pipeline.execution.kept import Kept
@@ -31,6 +32,7 @@ from media_pipeline.execution.stages import (
     refuse_unknown_options,
     stage_infos,
 )
+from media_pipeline.execution.worker_process import WorkerExecutor, local_place
 from media_pipeline.media.cache import Cache
 from media_pipeline.results.duplicates import update_duplicates
 from media_pipeline.results.identities import identity_table, update_identities
@@ -40,13 +42,20 @@ from media_pipeline.storage import schemas
 from media_pipeline.storage.catalog import Catalog
 from media_pipeline.storage.costs import Costs
 from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.leases import Leases
 from media_pipeline.storage.ledger import Ledger
 from media_pipeline.storage.sources import KnownMedium, Sources
 from media_pipeline.storage.tables import Tables
 
+if TYPE_CHECKING:
+    from media_pipeline.execution.placement import Decision
+    from media_pipeline.execution.placing import Placements
+    from media_pipeline.execution.wish import Wish
+
 # A run that is killed repeats at most this much work per stage, at the price of one small commit.
 COMMIT_EVERY_S = 5.0
 COMMIT_EVERY_MEDIA = 64
+_LOOK_BEHIND = 640  # media that wait behind a run: ten more batches
 OnOutcome = Callable[[Outcome], None]
 
 
@@ -68,6 +77,9 @@ class Pipeline:
         self.models = ModelStore.of(settings)
 
     def close(self) -> None:
+        self.give_back()
+        if "_executor" in self.__dict__:
+            self._executor.close()
         if "_decoded" in self.__dict__:
             self._decoded.close()
         if "moderation" in self.__dict__:
@@ -84,6 +96,8 @@ class Pipeline:
                 "analyzer_costs": self.costs.table,
                 "identities": lambda: identity_table(self.layout),
                 "moderation_decisions": lambda: decision_table(self.layout),
+                "gpu_leases": self.leases.lease_table,
+                "gpu_costs": self.leases.cost_table,
             },
         )
 
@@ -163,6 +177,8 @@ class Pipeline:
                 outcomes[outcome.partition_key] = outcome
                 if on_outcome:
                     on_outcome(outcome)
+        if "placements" in self.__dict__:
+            self.placements.stage_is_through(name)
         return [outcomes[key] for key in partition_keys if key in outcomes]
 
     def _make(self, stage: Stage, todo: Sequence[Todo], run_id: str, *, restore: bool) -> Iterator[Outcome]:
@@ -175,15 +191,18 @@ class Pipeline:
             return
         portion: list[Result] = []
         committed = time.monotonic()
-        for result in _second_chance(stage, [t.known for t in by_id.values()]):
-            if result.error is not None and result.error.retryable and not isinstance(result.error, WorkerLost):
-                if portion:
+        try:
+            for result in _second_chance(stage, [t.known for t in by_id.values()]):
+                if result.error is not None and result.error.retryable and not isinstance(result.error, WorkerLost):
+                    raise result.error
+                portion.append(result)
+                if len(portion) >= COMMIT_EVERY_MEDIA or time.monotonic() - committed >= COMMIT_EVERY_S:
                     yield from self._results.commit(stage, portion, by_id, run_id)
-                raise result.error
-            portion.append(result)
-            if len(portion) >= COMMIT_EVERY_MEDIA or time.monotonic() - committed >= COMMIT_EVERY_S:
+                    portion, committed = [], time.monotonic()
+        except MediaPipelineError:
+            if portion:  # what others have finished is kept, whatever ends the stage
                 yield from self._results.commit(stage, portion, by_id, run_id)
-                portion, committed = [], time.monotonic()
+            raise
         if portion:
             yield from self._results.commit(stage, portion, by_id, run_id)
 
@@ -199,6 +218,46 @@ class Pipeline:
                 f"only {free / 1e9:.1f} GB are free below {self.layout.home}",
                 f"make room: {self.settings.min_free_bytes / 1e9:.1f} GB are needed (MEDIA_PIPELINE_MIN_FREE_BYTES)",
             )
+
+    # --- where it is done ---------------------------------------------------------------------------------------
+
+    def place(
+        self,
+        partition_keys: Sequence[str],
+        stages: Collection[str],
+        wish: Wish,
+        *,
+        run_id: str,
+        say: Callable[[str], None],
+    ) -> Decision | None:
+        """Decide where a run over these media computes, and begin to rent where that is not here.
+
+        None where only this machine was asked for: then nothing is looked at.
+        """
+        if wish.target == "cpu":
+            return None
+        known = list(self.sources.by_partition(partition_keys).values())
+        waiting = len(self.sources.unannounced(_LOOK_BEHIND))
+        return self.placements.place(
+            known, stages, wish, run_id=run_id, say=say, behind=waiting / max(1, len(known)), keep_idle=True
+        )
+
+    def give_back(self) -> dict[str, Any] | None:
+        """What was rented is not needed any more; what it came to, if there was anything."""
+        if "placements" not in self.__dict__:
+            return None
+        self.placements.give_back()
+        return self.placements.rented
+
+    @cached_property
+    def leases(self) -> Leases:
+        return Leases.of(self.layout)
+
+    @cached_property
+    def placements(self) -> Placements:
+        from media_pipeline.execution.placing import Placements
+
+        return Placements(self, self._executor)
 
     # --- around a run -------------------------------------------------------------------------------------------
 
@@ -269,15 +328,24 @@ class Pipeline:
         return DecodedMedia(self.cache, self.settings)
 
     @cached_property
+    def _executor(self) -> Relay:
+        s, on_cost = self.settings, self.costs.record
+        if not s.worker_process:
+            return Relay(InProcessExecutor(s.thread_count, low_memory=s.low_memory, on_cost=on_cost))
+        silence_s = s.gpu.heartbeat_timeout_s
+        return Relay(
+            WorkerExecutor(
+                local_place(s), s.thread_count, heartbeat_timeout_s=silence_s, on_cost=on_cost, low_memory=s.low_memory
+            )
+        )
+
+    @cached_property
     def _stages(self) -> dict[str, Stage]:
         refuse_unknown_options(self.settings)
         decoded = self._decoded
-        executor = InProcessExecutor(
-            self.settings.thread_count, low_memory=self.settings.low_memory, on_cost=self.costs.record
-        )
         stages: list[Stage] = [MediaStage(decoded), FramesStage(decoded), AudioStage(decoded)]
         stages.extend(
-            AnalyzerStage(spec, self.settings, self.models, decoded, self.tables, executor)
+            AnalyzerStage(spec, self.settings, self.models, decoded, self.tables, self._executor)
             for spec in registry().values()
         )
         return {stage.name: stage for stage in stages}

@@ -208,9 +208,10 @@ class Sources:
             yield from self._media("WHERE seq > ? AND seq <= ? ORDER BY seq", [last, seqs[-1][0]])
             last = seqs[-1][0]
 
-    def newest_ids(self) -> list[str]:
-        """Every medium, the latest first."""
-        return [media_id for (media_id,) in self._db.query("SELECT media_id FROM media ORDER BY seq DESC")]
+    def newest_ids(self, limit: int = -1) -> list[str]:
+        """Every medium, or so many, the latest first."""
+        found = self._db.query("SELECT media_id FROM media ORDER BY seq DESC LIMIT ?", [limit])
+        return [media_id for (media_id,) in found]
 
     def count(self) -> int:
         return int(self._db.query("SELECT count(*) FROM media")[0][0])

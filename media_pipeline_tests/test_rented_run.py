@@ -1,0 +1,154 @@
+"""Whole runs through rented machines: the stand-in for Vast.ai, real sshd, the real worker, the real command line."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from demo import samples
+from media_pipeline_tests import _cli
+from media_pipeline_tests._rental_home import KEY, creates, market
+from media_pipeline_tests.vast_standin import StandIn
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not shutil.which("sshd", path="/usr/sbin:/usr/bin"), reason="no sshd (openssh-server) is here"),
+]
+# Stays here: made of the results of others. Everything else goes out.
+MADE_THERE = ("faces", "ocr", "poses", "speakers", "transcript")
+
+
+def renting(server: StandIn, **more: str) -> dict[str, str]:
+    """The environment of a command that rents there: machines have no GPU, and this Python with all packages."""
+    return {
+        "VAST_API_KEY": KEY,
+        "MEDIA_PIPELINE_VAST_URL": server.url,
+        "MEDIA_PIPELINE_LANGUAGE": "en",
+        "MEDIA_PIPELINE_GPU__NEEDS_CUDA": "false",
+        "MEDIA_PIPELINE_GPU__PYTHON": sys.executable,
+        "MEDIA_PIPELINE_GPU__RECHECK_SHARE": "0",
+        **{f"MEDIA_PIPELINE_GPU__{name.upper()}": value for name, value in more.items()},
+    }
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    samples.make_samples(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def here(media: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The home of a run that rented nothing."""
+    home = tmp_path_factory.mktemp("here")
+    done = _cli.run(home, "analyze", media, MEDIA_PIPELINE_LANGUAGE="en")
+    assert done.returncode == 3, done.stderr  # two of the samples are broken
+    return home
+
+
+@pytest.fixture
+def server() -> Iterator[StandIn]:
+    with market(ssh=True) as made:
+        yield made
+
+
+def analyze(home: Path, media: Path, *args: str, **env: str) -> dict[str, Any]:
+    done = _cli.run(home, "analyze", media, *args, "--format", "json", **env)
+    assert done.returncode == 3, done.stderr
+    answer: dict[str, Any] = json.loads(done.stdout)
+    answer["said"] = done.stderr
+    return answer
+
+
+def ask(home: Path, sql: str) -> list[dict[str, Any]]:
+    answer = _cli.run(home, "sql", sql, "--format", "json")
+    assert answer.returncode == 0, answer.stderr
+    rows: list[dict[str, Any]] = json.loads(answer.stdout)
+    return rows
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """Every row of every table. On the same kind of processor even the numbers are the same."""
+    first, second = (_cli.contents(home, without=["device"]) for home in (one, other))
+    assert first.keys() == second.keys()
+    for table in first:
+        assert first[table] == second[table], table
+
+
+def test_a_rented_machine_finds_what_this_one_finds(server: StandIn, here: Path, media: Path, tmp_path: Path) -> None:
+    answer = analyze(tmp_path / "home", media, "--target", "gpu", **renting(server))
+    assert answer["placement"]["target"] == "gpu"
+    assert answer["placement"]["rented"]["spent_usd"] > 0
+    assert server.live() == []
+    # It has no GPU, so `analyses.device` says "cpu"; where that was, what was learnt of costs tells.
+    costs = ask(tmp_path / "home", "SELECT analyzer FROM analyzer_costs WHERE machine = 'RTX 3090'")
+    there = {row["analyzer"] for row in costs}
+    assert there == set(MADE_THERE), answer["said"]
+    assert_same(here, tmp_path / "home")
+
+
+def test_the_machine_sees_no_name_and_no_secret(server: StandIn, media: Path, tmp_path: Path) -> None:
+    """Looked at from the host's side, while the machine works and after."""
+    seen: dict[str, bytes] = {}
+
+    def look() -> None:
+        for row in server.live():
+            for box in (i.box for i in server.market.instances.values() if i.id == row["id"] and i.box):
+                for file in box.home.rglob("*"):
+                    if file.is_file() and file.name != "host_ed25519":
+                        seen[str(file.relative_to(box.home))] = file.read_bytes()
+
+    process = _cli.start(
+        tmp_path / "home", "analyze", media, "--target", "gpu", **renting(server), SOME_PASSWORD="hunter2-secret"
+    )
+    try:
+        while process.poll() is None:
+            look()
+    finally:
+        process.kill()
+        process.communicate()
+    assert any("whl" in name for name in seen)
+    names = [path.stem for path in media.iterdir()]
+    ids = [row["media_id"] for row in ask(tmp_path / "home", "SELECT media_id FROM media")]
+    for secret in [KEY, "hunter2-secret", str(tmp_path), *names, *ids]:
+        holders = [name for name, content in seen.items() if secret.encode() in content or secret in name]
+        assert holders == [], secret
+
+
+def test_without_an_offer_everything_is_done_here_and_says_why(here: Path, media: Path, tmp_path: Path) -> None:
+    with market(0) as empty:
+        answer = analyze(tmp_path / "home", media, "--target", "gpu", **renting(empty))
+    assert answer["placement"]["target"] == "cpu"
+    assert "no machine on offer" in answer["placement"]["reason"]
+    assert "no GPU" in answer["said"]
+    assert_same(here, tmp_path / "home")
+
+
+def test_a_machine_that_dies_is_replaced_and_nothing_is_lost(
+    server: StandIn, here: Path, media: Path, tmp_path: Path
+) -> None:
+    server.fault({"route": "create", "do": "instance", "plan": {"die_after": 9}})
+    answer = analyze(tmp_path / "home", media, "--target", "gpu", **renting(server, heartbeat_timeout_s="5"))
+    assert creates(server) >= 2, answer["said"]
+    assert server.live() == []
+    assert_same(here, tmp_path / "home")
+
+
+def test_at_the_cap_the_rest_is_done_here(server: StandIn, here: Path, media: Path, tmp_path: Path) -> None:
+    """A machine for 60 dollars an hour, and 40 cents: enough for some twenty seconds."""
+    for offer in server.market.offers.values():
+        offer["dph_base"] = 60.0
+    answer = analyze(
+        tmp_path / "home", media, "--target", "gpu", "--max-usd", "0.4", **renting(server, max_usd_per_hour="100")
+    )
+    assert server.live() == []
+    assert server.spent() <= 0.4 + 1.0
+    assert_same(here, tmp_path / "home")
+    assert answer["placement"]["rented"]["spent_usd"] <= 0.4
