@@ -287,9 +287,20 @@ def _decode(path: Path, start: int) -> Iterator[tuple[int, Pcm]]:
     with av.open(str(path), format="flac", options={"protocol_whitelist": "file"}) as container:
         stream = container.streams.audio[0]
         if start > 0:
-            container.seek(start, stream=stream)  # FLAC's time base is one sample
+            _seek(container, stream, start)
         for frame in container.decode(stream):
             yield frame.pts or 0, frame.to_ndarray()[0]
+
+
+def _seek(container: Any, stream: Any, start: int) -> None:
+    """To a frame that begins at or before that sample; in the last frame of some files FFmpeg finds none."""
+    for back in (0, SAMPLE_RATE, start):
+        try:
+            container.seek(max(0, start - back), stream=stream)  # FLAC's time base is one sample
+            return
+        except OSError:
+            if back == start:
+                raise
 
 
 def _channel(mean: Pcm, side: Pcm, channel: int) -> Samples:
