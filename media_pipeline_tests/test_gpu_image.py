@@ -101,7 +101,9 @@ def image() -> str:
 
 @pytest.mark.slow
 def test_built_image_says_what_it_computes_on(image: str) -> None:
-    done = subprocess.run(["docker", "run", "--rm", image], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(
+        ["docker", "run", "--rm", "--network", "none", image], capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr
     hello = json.loads(done.stdout)
     assert hello["device"] in ("cpu", "cuda")
@@ -119,7 +121,7 @@ onnxruntime.preload_dlls()
 _device._open_cublas12()
 print(_device._missing_library(_device._beside("onnxruntime", "capi/libonnxruntime_providers_cuda.so")))
 """
-    command = ["docker", "run", "--rm", image, "/opt/media-pipeline/.venv/bin/python", "-c", code]
+    command = ["docker", "run", "--rm", "--network", "none", image, "/opt/media-pipeline/.venv/bin/python", "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     missing = done.stdout.strip()

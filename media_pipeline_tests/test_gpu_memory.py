@@ -18,6 +18,7 @@ from media_pipeline.analyzers._gpu_memory import (
     arena_bytes,
     batch_size,
     halving,
+    in_brief,
     is_gpu_failure,
     is_out_of_memory,
 )
@@ -134,6 +135,17 @@ def test_a_single_item_without_room_fails() -> None:
 )
 def test_whose_fault_it_is(error: Exception, memory: bool, gpu: bool) -> None:
     assert (is_out_of_memory(error), is_gpu_failure(error)) == (memory, gpu)
+
+
+def test_the_cause_is_found_behind_pages_of_cpp() -> None:
+    said = RuntimeError(
+        "/onnxruntime_src/onnxruntime/core/providers/cuda/cuda_call.cc:154 std::conditional_t<THRW, void, "
+        "onnxruntime::common::Status> onnxruntime::CudaCall(ERRTYPE, const char*)\n"
+        "CUDA failure 100: no CUDA-capable device is detected ; GPU=-1 ; hostname=h ; expr=cudaSetDevice(0); "
+    )
+    assert in_brief(said) == "RuntimeError: CUDA failure 100: no CUDA-capable device is detected"
+    assert in_brief(ValueError("no\nsuch file")) == "ValueError: no such file"
+    assert len(in_brief(ValueError("x" * 1000))) < 330
 
 
 # --- results do not depend on the size of a batch ---------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -18,6 +20,7 @@ _LEAST_ARENA_MB = 512
 # What the libraries say, all as plain RuntimeErrors, when an allocation on the GPU fails: onnxruntime's arena and
 # its libraries, CTranslate2, torch.
 _OUT_OF_MEMORY = ("out of memory", "failed to allocate memory", "alloc_failed", "available memory of")
+_FAILURE = re.compile(r"(CUDA|CUDNN|CUBLAS|CUFFT) failure[^;]*|Failed to allocate memory.*|Available memory of.*")
 _GPU_FAILURE = ("cuda", "cudnn", "cublas", "cufft", "nvrtc", "device-side assert")
 
 
@@ -116,9 +119,14 @@ def is_gpu_failure(error: BaseException) -> bool:
     return is_out_of_memory(error) or any(words in text for words in _GPU_FAILURE)
 
 
-def _release_cached() -> None:
-    import sys
+def in_brief(error: BaseException) -> str:
+    """What a library says went wrong on the GPU, in one line: onnxruntime says it behind pages of C++."""
+    text = " ".join(str(error).split())
+    found = _FAILURE.search(text)
+    return f"{type(error).__name__}: {(found[0].strip() if found else text)[:300]}"
 
+
+def _release_cached() -> None:
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_available():
         torch.cuda.empty_cache()

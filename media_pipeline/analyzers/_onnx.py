@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from media_pipeline.analyzers._device import CPU, CUDA, resolved, say_lower
-from media_pipeline.analyzers._gpu_memory import arena_bytes
+from media_pipeline.analyzers._gpu_memory import arena_bytes, in_brief
 
 GPU_PROVIDER, CPU_PROVIDER = "CUDAExecutionProvider", "CPUExecutionProvider"
 
@@ -42,7 +42,7 @@ def open_session(model: Path | bytes, *, threads: int = 1, device: str = CPU, ke
     try:
         session = opened(device)
     except Exception as error:  # a broken file too; then the CPU says so
-        say_lower("onnxruntime", f"it opens no session on the GPU: {' '.join(str(error).split())[:300]}")
+        say_lower("onnxruntime", f"it opens no session on the GPU: {in_brief(error)}")
         return opened(CPU)
     check_session(session)
     return session
