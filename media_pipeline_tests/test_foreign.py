@@ -257,6 +257,11 @@ def test_the_same_agrees(name: str) -> None:
                 segment(2),
             ],
         ),
+        (
+            "speakers",
+            [turn(0, channel=0), turn(1, channel=1, start_s=0.0, end_s=3.5)],
+            [turn(1, turn_index=0, channel=1, start_s=0.0, end_s=3.5), turn(0, turn_index=1, channel=0)],
+        ),
         ("speakers", [turn()], [turn(embedding=turned(turn()["embedding"], 0.99))]),
     ],
 )  # fmt: skip

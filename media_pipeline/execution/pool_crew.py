@@ -52,14 +52,11 @@ class Crew:
         self._thread.start()
 
     def end(self) -> None:
-        """The run is over. What would keep the place longer than a word is broken off."""
-        if not self._is_idle and self._worker is not None:
+        """The run is over. What the place is at is broken off, unless this machine was only quicker with it."""
+        is_in_vain = bool(self._items) and self._run.is_broken_off
+        if self._worker is not None and (is_in_vain or not self._is_serving):
             self._worker.interrupt()
         self._thread.join()
-
-    @property
-    def _is_idle(self) -> bool:
-        return self._is_serving and not self._items
 
     def _live(self) -> None:
         try:
@@ -126,9 +123,11 @@ class Crew:
         with self._run.lock:
             if self._trial.why_not:
                 raise BadMessage(self._trial.why_not)
-        if self._items:  # nobody wants them any more
-            self._give_up(counts=False)
-            return False
+            if self._run.is_broken_off and self._items:
+                self._give_up(counts=False)
+                return False
+            self._items = {}  # this machine was quicker with them
+        worker.abandon()
         return True
 
     def _feed(self, worker: WorkerClient) -> bool:

@@ -55,7 +55,7 @@ class PoolRun:
         self._crews: dict[str, Crew] = {}
         self._places: set[str] = set()  # that the fleet offers
         self._unfit: set[str] = set()  # that this analyzer must do without
-        self._is_stopping = False
+        self.is_broken_off = False
         self._failure: BaseException | None = None
         self._words: deque[str] = deque()
         self._said_at = time.monotonic()
@@ -145,7 +145,7 @@ class PoolRun:
 
     def _stop(self) -> None:
         with self._changed:
-            self._is_stopping = True
+            self.is_broken_off = not self.is_over()
             self._changed.notify_all()
         for crew in list(self._crews.values()):
             crew.end()
@@ -157,7 +157,7 @@ class PoolRun:
 
     def is_over(self) -> bool:
         with self.lock:
-            return self._is_stopping or (self.is_exhausted and self._open == 0)
+            return self.is_broken_off or (self.is_exhausted and self._open == 0)
 
     def is_withdrawn(self, place: Place) -> bool:
         """The fleet has taken it back."""
@@ -248,7 +248,7 @@ class PoolRun:
                 with contextlib.closing(results):  # type: ignore[type-var]
                     for result in results:
                         self._computed_here(result)
-                        if self._is_stopping:
+                        if self.is_broken_off:
                             return
         except BaseException as error:
             self.fail(error)
@@ -258,10 +258,10 @@ class PoolRun:
         while True:
             with self._changed:
                 while self._all_here and not self._for_here and not (self.is_exhausted and not self._queue):
-                    if self._is_stopping:
+                    if self.is_broken_off:
                         return
                     self._changed.wait(_LOOK_S)
-                if self._is_stopping or not self._for_here:
+                if self.is_broken_off or not self._for_here:
                     return
                 is_alone = self._for_here[0].losses >= _LOSSES
                 if is_alone and not is_first:

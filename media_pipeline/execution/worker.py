@@ -8,7 +8,7 @@
     run {run, analyzer, options, fingerprint}    -> ready {run, batch_media} | cannot {run, cause, remedy}
     frames | sound | scores | rows {medium}      nothing, unless there is no room
     work {run, media: [described]}               -> result {run, medium, seconds, device, error} + rows, for each
-    end {run}                                    -> done {run, cost}, when all its results have gone out
+    end {run}                                    -> done {run, cost}; what is still computed is answered later
     drop {media}                                 nothing
     anything else                                -> refused {cause}
 
@@ -27,7 +27,7 @@ import queue
 import sys
 import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, BinaryIO, NoReturn
@@ -134,7 +134,6 @@ class _Worker:
         self._sending = threading.Lock()
         self._todo: queue.SimpleQueue[Message | tuple[Header, list[Medium]]] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(executor.threads, thread_name_prefix="analyzer")
-        self._running: set[Future[None]] = set()
         self._loaded: Loaded | None = None
 
     def live(self) -> NoReturn:
@@ -236,11 +235,9 @@ class _Worker:
     def _work(self, run: Any, batch: tuple[Medium, ...]) -> None:
         if self._loaded is None or not batch:
             return
-        future = self._pool.submit(self._compute, self._loaded, run, batch)
-        self._running = {running for running in self._running if not running.done()} | {future}
+        self._pool.submit(self._compute, self._loaded, run, batch)
 
     def _finish(self, header: Header) -> None:
-        wait(self._running)
         if self._loaded is not None:
             cost = asdict(self._loaded.cost())
             self._send(Message("done", {"run": header["run"], "cost": cost}))

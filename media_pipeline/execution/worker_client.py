@@ -80,6 +80,7 @@ class WorkerClient:
         self._model = ""
         self._run, self._began = 0, 0.0
         self._answered = (0, 0, 0.0)  # media, frames and seconds of sound in this run
+        self._abandoned: dict[int, tuple[AnalyzerSpec, set[str]]] = {}  # by run
         self._held: OrderedDict[str, dict[str, int]] = OrderedDict()  # bytes there, by name and part
         self.hello: Hello
         self._line = WorkerLine(
@@ -168,7 +169,7 @@ class WorkerClient:
     def receive(self, timeout_s: float | None = None) -> Answer | None:
         """The next answer; None where none came in time."""
         message = self._line.receive(timeout_s)
-        if message is None:
+        if message is None or self._is_abandoned(message):
             return None
         name = message.header.get("medium")
         if message.operation != "result" or message.header.get("run") != self._run or name not in self.in_flight:
@@ -180,7 +181,7 @@ class WorkerClient:
         return answer
 
     def end(self) -> Cost | None:
-        """The analyzer is through: nothing is in flight. What it took, where that is a sensible answer."""
+        """The analyzer is through. What it took, where that is a sensible answer."""
         self._line.send(Message("end", {"run": self._run}))
         told = self._expect("done").header.get("cost")
         cpu_s, wall_s, load_s = (_seconds(told, name) for name in ("cpu_s", "wall_s", "load_s"))
@@ -202,6 +203,12 @@ class WorkerClient:
         self._line.give_up(why)
         return BadMessage(f"{self.place.name} {why}", REMEDY)
 
+    def abandon(self) -> None:
+        """What is in flight is not wanted any more; what is answered for it later is passed over."""
+        if self._spec is not None:
+            self._abandoned[self._run] = (self._spec, set(self.in_flight))
+        self.in_flight = {}
+
     def interrupt(self) -> None:
         """For another thread: whatever the worker's own waits for ends with WorkerLost."""
         self._line.give_up("is not needed any more")
@@ -211,14 +218,29 @@ class WorkerClient:
         self._line.close(at_once=at_once)
 
     def _expect(self, *operations: str) -> Message:
-        message = self._line.receive()
-        assert message is not None  # it waits
+        message = None
+        while message is None or self._is_abandoned(message):
+            message = self._line.receive()
         if message.operation not in operations or message.header.get("run", self._run) != self._run:
             raise self.refuse(f"answered {message.operation[:20]!r} where {operations[0]!r} was expected")
         return message
 
     def _rows(self, header: Header, _schema: pa.Schema) -> pa.Schema | None:
-        return self._spec.schema if self._spec is not None and header.get("run") == self._run else None
+        run, spec = header.get("run"), None
+        if run == self._run:
+            spec = self._spec
+        elif isinstance(run, int) and run in self._abandoned:
+            spec = self._abandoned[run][0]
+        return spec.schema if spec is not None else None
+
+    def _is_abandoned(self, message: Message) -> bool:
+        run = message.header.get("run")
+        names = self._abandoned[run][1] if isinstance(run, int) and run in self._abandoned else set()
+        name = message.header.get("medium")
+        if message.operation != "result" or name not in names:
+            return False
+        names.remove(name)
+        return True
 
     def _upload(self, name: str, medium: Medium) -> None:
         """What is not there yet; what was there longest without being used makes room for it."""
