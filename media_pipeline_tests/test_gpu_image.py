@@ -101,9 +101,8 @@ def image() -> str:
 
 @pytest.mark.slow
 def test_built_image_says_what_it_computes_on(image: str) -> None:
-    done = subprocess.run(
-        ["docker", "run", "--rm", "--network", "none", image], capture_output=True, text=True, timeout=120
-    )
+    command = ["docker", "run", "--rm", "--network", "none", image]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     hello = json.loads(done.stdout)
     assert hello["device"] in ("cpu", "cuda")
@@ -143,6 +142,8 @@ def reached(image: str, tmp_path: Path) -> Iterator[list[str]]:
     inside = f"mkdir -m 700 -p ~/.ssh && echo '{public}' >~/.ssh/authorized_keys && exec /usr/sbin/sshd -D"
     start = ["docker", "run", "--rm", "--detach", "--publish", f"127.0.0.1:{port}:22", image]
     done = subprocess.run([*start, "sh", "-c", inside], capture_output=True, text=True)
+    if done.returncode == 125:  # Docker itself
+        pytest.skip(f"no container with a port can be started: {done.stderr[:200]}")
     assert done.returncode == 0, done.stderr
     options = ["BatchMode=yes", "StrictHostKeyChecking=no", f"UserKnownHostsFile={tmp_path / 'hosts'}"]
     command = ["ssh", "-F", "none", "-i", str(key), "-p", str(port), *(f"-o{option}" for option in options)]
