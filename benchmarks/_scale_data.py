@@ -27,7 +27,8 @@ SEED = 20_260_101
 FRAMES = 20  # of a video
 LINES_PER_PASSAGE = 5
 TEXT_DIM, FACE_DIM = 384, 128
-_TOPICS, _LATENT = 4_000, 48
+LATENT = 48  # dimensions in which what vectors are about lies
+_TOPICS = 4_000
 START = datetime(2024, 1, 1, tzinfo=UTC)
 LABEL_SETS = {
     "content": ["beach", "dog", "office", "street", "food", "car", "forest", "document", "concert", "kitchen"],
@@ -206,9 +207,9 @@ def _texts(rng: np.random.Generator, owners: _Owners, models: Models) -> tuple[p
 def passage_vectors(rng: np.random.Generator, topics: Ints) -> Vectors:
     """Shape (len(topics), 384), L2-normalised: a mixture of topics in fewer dimensions, and noise in all of them."""
     fixed = np.random.default_rng(SEED)
-    centres = fixed.standard_normal((_TOPICS, _LATENT), np.float32)
-    plane = fixed.standard_normal((_LATENT, TEXT_DIM), np.float32) / np.float32(np.sqrt(_LATENT))
-    latent = centres[topics] + 0.6 * rng.standard_normal((len(topics), _LATENT), np.float32)
+    centres = fixed.standard_normal((_TOPICS, LATENT), np.float32)
+    plane = fixed.standard_normal((LATENT, TEXT_DIM), np.float32) / np.float32(np.sqrt(LATENT))
+    latent = centres[topics] + 0.6 * rng.standard_normal((len(topics), LATENT), np.float32)
     return _normalised(latent @ plane + 0.25 * rng.standard_normal((len(topics), TEXT_DIM), np.float32))
 
 

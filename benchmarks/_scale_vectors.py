@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from benchmarks._scale_data import FACE_DIM, SEED, Vectors, as_column, media_id
+from benchmarks._scale_data import FACE_DIM, LATENT, SEED, Vectors, as_column, media_id
 from benchmarks._scale_home import folder_bytes
 from benchmarks._scale_measures import Figure, peak_memory, seconds, vector_search
 from benchmarks._scale_one import collected
@@ -31,11 +31,15 @@ NEW = 256  # vectors of one day's batch
 
 
 class People:
-    """As many people as there are vectors for, each a point, each sighting near one of them."""
+    """As many people as there are vectors for, each a point, each sighting near one of them.
+
+    The points lie in fewer dimensions than the vectors have, as those of real faces do.
+    """
 
     def __init__(self, vectors: int) -> None:
         rng = np.random.default_rng([SEED, 4])
-        self._own = rng.standard_normal((max(1, vectors // PER_PERSON), FACE_DIM), np.float32)
+        latent = rng.standard_normal((max(1, vectors // PER_PERSON), LATENT), np.float32)
+        self._own = latent @ rng.standard_normal((LATENT, FACE_DIM), np.float32)
         self._own /= np.linalg.norm(self._own, axis=1, keepdims=True)
 
     def sightings(self, rng: np.random.Generator, count: int) -> Vectors:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -91,6 +92,23 @@ def test_scores_are_exact_although_the_codes_are_not(home: Home) -> None:
     expected = [float(home.truth[n.row["media_id"], n.row["number"]] @ query) for n in found]
     assert [n.score for n in found] == pytest.approx(expected, abs=1e-3)
     assert expected == sorted(expected, reverse=True)
+
+
+def test_trained_is_on_vectors_of_all_files_though_not_all_are_read(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("media_pipeline.storage._files.VECTOR_GROUP_ROWS", 50)
+    monkeypatch.setattr("media_pipeline.storage.vectors.training_size", lambda rows: 200)
+    for letter in "abcd":
+        many(home, letter)
+    home.put("alone", rows=40)
+    index = large(home)
+    places = {vector.tobytes(): media_id[0] for (media_id, _), vector in home.truth.items()}
+    sample = index._sample(index._files(), 8_040)
+    found = Counter(places[vector.tobytes()] for vector in sample)
+    assert found.total() == pytest.approx(200, rel=0.2)
+    assert all(found[letter] == pytest.approx(50, rel=0.2) for letter in "bcd")
+    assert found["a"] > 50, "and one of the file with few"
 
 
 def test_batches_come_and_go_without_training_again(home: Home) -> None:

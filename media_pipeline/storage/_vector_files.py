@@ -113,9 +113,9 @@ class Rows:
     vectors: npt.NDArray[Any]  # shape (n, dimension), float32 or float16
 
 
-def read_rows(path: Path, space: Space) -> Rows:
-    """The vectors of the space's model in a Parquet file; it is some ten MB large."""
-    parts = list(_row_groups(path, space))
+def read_rows(path: Path, space: Space, every: int = 1) -> Rows:
+    """The vectors of the space's model in a Parquet file, or in one of so many of its row groups; some ten MB."""
+    parts = list(_row_groups(path, space, every))
     empty = Rows(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, space.dimension), np.float32))
     parts = parts or [empty]
     return Rows(
@@ -125,11 +125,11 @@ def read_rows(path: Path, space: Space) -> Rows:
     )
 
 
-def _row_groups(path: Path, space: Space) -> Iterator[Rows]:
+def _row_groups(path: Path, space: Space, every: int) -> Iterator[Rows]:
     with pq.ParquetFile(path, read_dictionary=["media_id", "model"]) as file:
         model = ["model"] if "model" in file.schema_arrow.names else []
-        start = 0
-        for group in range(file.num_row_groups):
+        starts = np.cumsum([0, *(file.metadata.row_group(group).num_rows for group in range(file.num_row_groups))])
+        for group in range(0, file.num_row_groups, every):
             table = file.read_row_group(group, columns=["media_id", space.column, *model])
             ours = np.asarray(table[space.column].is_valid())
             if model:
@@ -139,8 +139,7 @@ def _row_groups(path: Path, space: Space) -> Iterator[Rows]:
             vectors = lists.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
             media = table["media_id"].combine_chunks()
             hashes = media_hashes(media.dictionary)[media.indices.to_numpy()[rows]]
-            yield Rows(rows + start, hashes, vectors.reshape(len(rows), space.dimension))
-            start += table.num_rows
+            yield Rows(rows + starts[group], hashes, vectors.reshape(len(rows), space.dimension))
 
 
 def write_rows(path: Path, found: Rows) -> None:

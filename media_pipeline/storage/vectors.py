@@ -58,8 +58,9 @@ log = logging.getLogger(__name__)
 DEFAULTS = IndexLimits()
 _RETRAIN_AT = 4
 _ATTEMPTS = 3
+_SAMPLED_GROUPS = 8  # of so many row groups one is read for training
 _READERS = 4  # files that found rows are read from at once
-_FOOTERS = 256  # of files with found rows, kept in memory: some hundred kilobytes each
+_FOOTERS = 1024  # of files with found rows, kept in memory: some ten kilobytes each
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,8 +210,13 @@ class VectorIndex:
     def _sample(self, files: Mapping[str, Path], rows: int) -> Vectors:
         """Vectors spread over all files: what came first need not look like what came later."""
         step = max(1, rows // training_size(rows))
-        # Copies: a view would keep the whole file in memory.
-        parts = [read_rows(path, self.space).vectors[::step].copy() for path in files.values()]
+        parts = []
+        for path in files.values():
+            count, found = row_count(path), read_rows(path, self.space, min(step, _SAMPLED_GROUPS)).vectors
+            # Of few groups all the more: as many as of all of them.
+            within = max(1, step * len(found) // max(1, count))
+            # Copies: a view would keep the whole file in memory.
+            parts.append(found[::within].copy())
         return np.ascontiguousarray(np.concatenate(parts))
 
     def _segment(self, path: Path, kind: str, centres: Any, number: int) -> Segment:
