@@ -65,6 +65,10 @@ def face(frame: int = 0, index: int = 0, **changes: Any) -> Row:
     return row | changes
 
 
+def points(*places: float | None) -> list[Row]:
+    return [{"name": f"point {number}", "x": place, "y": place} for number, place in enumerate(places)]
+
+
 def line(frame: int = 0, index: int = 0, **changes: Any) -> Row:
     row = {
         "media_id": "m",
@@ -237,6 +241,7 @@ def test_the_same_agrees(name: str) -> None:
         ("faces", [face()], [face(x1=103.0, y2=133.0, score=0.97, quality=0.68)]),
         ("faces", [face()], [face(embedding=turned(unit(1, 2, 3), 0.9995))]),
         ("faces", [face()], [face(embedding=None)]),
+        ("faces", [face(landmarks=points(9.0, 9.0, 9.0, None))], [face(landmarks=points(9.5, None, 9.0, None))]),
         ("faces", [face(), face(0, 1, score=0.955)], [face()]),
         ("faces", [face(), face(0, 1)], [face(0, 1, face_index=0), face(0, 0, face_index=1)]),
         ("faces", [face(0, n) for n in range(20)], [face(0, n) for n in range(19)]),
@@ -281,6 +286,8 @@ def test_honest_differences_are_borne(name: str, here: list[Row], there: list[Ro
         ("faces", [face()], [face(embedding=turned(unit(1, 2, 3), 0.99))], "embedding differs"),
         ("faces", [face()], [face(model="dlib@9999")], "no partner"),
         ("faces", [face()], [face(landmarks=[{"name": "nose", "x": 150.0, "y": 90.0}])], "landmarks differs"),
+        ("faces", [face(landmarks=points(9.0, 9.0))], [face(landmarks=points(None, None))], "landmarks differs"),
+        ("faces", [face(landmarks=points(9.0, 9.0))], [face(landmarks=points(9.0))], "landmarks differs"),
         ("ocr", [line()], [line(text="Quittung 12")], "text differs"),
         ("image_embeddings", [embedding(1)], [embedding(1, embedding=unit(0, 0, 1))], "embedding differs"),
         ("image_embeddings", [embedding(1), embedding(2)], [embedding(1)], "no partner"),

@@ -138,9 +138,13 @@ def _are_apart(ours: list[Any], theirs: list[Any], reach: float) -> bool:
     """Points of a body, corners: most of them, because single ones are hidden and guessed."""
     if len(ours) != len(theirs):
         return True
-    pairs = [(a, b) for a, b in zip(ours, theirs, strict=True) if isinstance(a, dict) and "x" in a]
-    distances = [max(abs(a["x"] - b["x"]), abs(a["y"] - b["y"])) for a, b in pairs]
+    points = [(a, b) for a, b in zip(ours, theirs, strict=True) if _is_point(a)]
+    distances = [max(abs(a["x"] - b["x"]), abs(a["y"] - b["y"])) if _is_point(b) else float("inf") for a, b in points]
     return bool(distances) and float(np.median(distances)) > reach
+
+
+def _is_point(item: Any) -> bool:
+    return isinstance(item, dict) and item.get("x") is not None and item.get("y") is not None
 
 
 # --- what is heard: spans of time ---------------------------------------------------------------------------------
@@ -167,8 +171,8 @@ def _of_spans(spec: AnalyzerSpec, here: pa.Table, there: pa.Table) -> str | None
         rivals = np.flatnonzero(shared_s >= COVERED * (one["end_s"] - one["start_s"]))
         # Two voices on two channels may speak at once.
         rest = {name: one[name] for name in one if name not in ("text", "words")}
-        found = [_differences(rest, theirs[number], 0.0, COSINE_OF_SOUND) for number in rivals]
-        wrong.update(min(found, key=len) if found else [])
+        found = sorted((_differences(rest, theirs[number], 0.0, COSINE_OF_SOUND) for number in rivals), key=len)
+        wrong.update(found[0] if found else [])
     return _too_many(wrong, len(ours))
 
 

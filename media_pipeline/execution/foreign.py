@@ -9,6 +9,7 @@ computing some media again (`agreement`).
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -37,6 +38,9 @@ _BOX = ("x1", "y1", "x2", "y2")
 _CONTROL = r"[\x00-\x08\x0b-\x1f\x7f\x{80}-\x{9f}]"  # all but tab and line feed
 
 
+log = logging.getLogger(__name__)
+
+
 class Implausible(BadMessage):
     """An answer that no honest worker gives."""
 
@@ -59,8 +63,11 @@ class Plausibility:
         """
         try:
             self._check(medium, rows.combine_chunks())
-        except (pa.ArrowException, ValueError, OverflowError) as error:
-            raise Implausible(f"rows of {self._spec.name} that cannot be read: {error}") from None
+        except Implausible:
+            raise
+        except Exception as error:  # of values that nobody thought of: not a reason to believe them
+            log.exception("rows of %s cannot be checked", self._spec.name)
+            raise Implausible(f"answered for {self._spec.name} with what cannot be checked: {error}") from None
 
     def _check(self, medium: Medium, rows: pa.Table) -> None:
         pictures = _Pictures(medium)

@@ -218,5 +218,9 @@ class Crew:
 
     def _disagreement(self, here: AnalyzerResult, there: AnalyzerResult, medium: Medium) -> str | None:
         run = self._run
-        why = disagreement(run.spec, run.options, medium, here.rows, there.rows)
+        try:
+            why = disagreement(run.spec, run.options, medium, here.rows, there.rows)
+        except Exception as error:  # of values that nobody thought of: not a reason to believe them
+            log.exception("results of %s cannot be compared", run.spec.name)
+            why = f"they cannot be compared ({type(error).__name__})"
         return f"answered for {run.spec.name} with other things than this machine: {why}" if why else None
