@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from media_pipeline.cloud import bootstrap, renter
+from media_pipeline.cloud import booting, bootstrap
 from media_pipeline.cloud.api import Vast
 from media_pipeline.cloud.budget import Attendance, caps
 from media_pipeline.cloud.fleet import RentedFleet, open_fleet
@@ -62,7 +62,7 @@ def settings_of(home: Path, url: str, **gpu: Any) -> Settings:
 
 def without_ssh(patch: pytest.MonkeyPatch) -> None:
     """Machines are taken as reachable and ready as soon as the provider says that they run."""
-    patch.setattr(renter, "connect", lambda endpoints, key, folder, *, deadline: _Reachable(*endpoints[0]))
+    patch.setattr(booting, "connect", lambda endpoints, key, folder, *, deadline: _Reachable(*endpoints[0]))
     patch.setattr(bootstrap, "prepare", lambda connection, settings, say, *, gpu: ("cat",))
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from media_pipeline.cloud import destruction, fleet, reaper, renter, watch
+from media_pipeline.cloud import booting, destruction, fleet, reaper, renter, watch
 from media_pipeline.cloud.fleet import RentedFleet, open_fleet
 from media_pipeline.cloud.reaper import reap
 from media_pipeline.errors import RentalRefused
@@ -50,8 +50,8 @@ def quick(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(watch, "EVERY_S", 0.2)
     patch.setattr(watch, "MONEY_EVERY_S", 1.0)
     patch.setattr(fleet, "_RETRY_S", 0.2)
-    patch.setattr(fleet, "TICK_S", 0.2)
-    patch.setattr(renter, "_POLL_S", 0.05)
+    patch.setattr(watch, "TICK_S", 0.2)
+    patch.setattr(booting, "_POLL_S", 0.05)
     patch.setattr(renter, "_LOOK_EVERY_S", 0.2)
     patch.setattr(renter, "_LOOK_FOR_S", 1.0)
     patch.setattr(destruction, "_FIRST_WAIT_S", 0.1)
@@ -553,7 +553,7 @@ def test_a_machine_with_a_real_sshd_becomes_a_worker(
         first.close()
         second = home.fleet("second")
         (again,) = ready_for_real(second)
-        assert again.name == place.name
+        assert again.name == place.name, home.said
         assert creates(server) == 1
         second.close()
         home.assert_clean()
@@ -587,8 +587,9 @@ def ready_for_real(rented: RentedFleet) -> tuple[Place, ...]:
 
 
 def test_threads_end(home: Home) -> None:
+    before = set(threading.enumerate())
     rented = home.fleet()
     ready(rented)
     rented.close()
-    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("gpu fleet")])
+    until(lambda: not [t for t in set(threading.enumerate()) - before if t.name.startswith("gpu fleet")])
     assert KEY not in "".join(rented.history)

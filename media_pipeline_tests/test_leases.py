@@ -34,6 +34,7 @@ TERMS: dict[str, Any] = {
     "usd_per_gb_in": 0.0,
     "usd_per_gb_out": 0.0,
     "disk_gb": 40.0,
+    "is_datacenter": True,
 }
 
 

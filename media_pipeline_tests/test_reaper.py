@@ -112,19 +112,21 @@ def test_a_dead_run_has_a_few_seconds(home: Home) -> None:
         ({"silent_s": 300}, None),
         ({"silent_s": 700}, "hangs"),
         ({"silent_s": -7200}, None),  # the clock was set back
-        ({"state": "idle", "idle_until": time.time() + 100}, None),
-        ({"state": "idle", "idle_until": time.time() - 1}, "no run needed it"),
-        ({"state": "idle", "idle_until": time.time() + 9e9, "silent_s": 50_000}, "older than 12 hours"),
+        ({"state": "idle", "idle_s": 100}, None),
+        ({"state": "idle", "idle_s": -1}, "no run needed it"),
+        ({"state": "idle", "idle_s": 9e9, "silent_s": 50_000}, "older than 12 hours"),
         ({"silent_s": 50_000}, "older than 12 hours"),
     ],
     ids=str,
 )
 def test_who_is_waited_for(tmp_path: Path, changes: dict[str, Any], why: str | None) -> None:
-    silent_s, state = changes.pop("silent_s", 0), changes.pop("state", "busy")
+    silent_s, state = changes.get("silent_s", 0), changes.get("state", "busy")
     leases = Leases(tmp_path / "gpu.sqlite", clock=lambda: time.time() - silent_s)
-    owner = changes.pop("owner", processes.signature())
+    owner = changes.get("owner", processes.signature())
     lease = leases.reserve(CAPS, 0.1, run_id="run", owner=owner, **TERMS)
-    leases.update(lease.lease_id, state=state, instance_id=1, **changes)
+    if "idle_s" in changes:
+        leases.update(lease.lease_id, idle_until=time.time() + changes["idle_s"])
+    leases.update(lease.lease_id, state=state, instance_id=1)
     found = why_unwanted(leases.get(lease.lease_id), Gpu(), time.time())
     assert (found is None) if why is None else (found and why in found)
 
@@ -243,7 +245,17 @@ def test_another_accounts_key_sees_no_machines_and_proves_nothing(home: Home) ->
     done = pass_(home)
     assert done.blind
     assert "another account" in done.blind
+    assert done.is_another_account
     assert home.leases.get(lease.lease_id).state == lease.state
+
+
+def test_what_no_account_knows_is_given_up_in_the_end(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reaper, "_UNKNOWN_FOR_S", 30.0)
+    then = Leases(home.layout.leases, clock=lambda: time.time() - 60)
+    lease = then.reserve(CAPS, 0.1, run_id="run", owner=dead_owner(), **TERMS)
+    then.update(lease.lease_id, instance_id=4711, state="booting")
+    assert pass_(home).closed == [lease.lease_id]
+    home.assert_clean()
 
 
 def test_a_machine_that_is_gone_for_certain_closes_its_lease_with_what_it_cost(home: Home) -> None:

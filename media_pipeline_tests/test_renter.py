@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from media_pipeline.cloud import bootstrap, renter
+from media_pipeline.cloud import booting, bootstrap, renter
+from media_pipeline.cloud.booting import Stopped
 from media_pipeline.cloud.reaper import reap
-from media_pipeline.cloud.renter import AccountRefused, Stopped, relaxed
+from media_pipeline.cloud.renter import AccountRefused, relaxed
 from media_pipeline.config_gpu import Gpu
-from media_pipeline.errors import ProviderUnreachable, RentalRefused, WorkerLost
+from media_pipeline.errors import DiskFull, ProviderUnreachable, RentalRefused, WorkerLost
 from media_pipeline_tests._rental_home import Home, creates, market, rent_by_hand, without_ssh
 from media_pipeline_tests.vast_standin import StandIn
 
@@ -31,7 +32,7 @@ def home(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> It
     without_ssh(monkeypatch)
     monkeypatch.setattr(renter, "_LOOK_FOR_S", 1.0)
     monkeypatch.setattr(renter, "_LOOK_EVERY_S", 0.2)
-    monkeypatch.setattr(renter, "_POLL_S", 0.05)
+    monkeypatch.setattr(booting, "_POLL_S", 0.05)
     monkeypatch.setattr(renter, "GIVE_BACK_S", 3.0)
     foreign = rent_by_hand(server, "somebody-else"), rent_by_hand(server, None), rent_by_hand(server, "mp-0-1")
     with Home(tmp_path, server, boot_timeout_s=1.5) as opened:
@@ -305,6 +306,19 @@ def test_a_run_that_ends_meanwhile_takes_its_machine_with_it(home: Home) -> None
     assert not home.all_leases()[0].is_bad, "it was not the machine's fault"
 
 
+def test_a_book_that_cannot_be_written_just_now_keeps_no_machine_either(
+    home: Home, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> bool:
+        raise DiskFull("no room")
+
+    with monkeypatch.context() as patch, pytest.raises(DiskFull):
+        patch.setattr(home.leases, "update", full)
+        home.renter().rent()
+    assert creates(home.server) == 1
+    assert home.ours() == []
+
+
 def test_a_bug_takes_its_machine_with_it(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object, **__: object) -> tuple[str, ...]:
         raise KeyError("oops")
@@ -316,8 +330,6 @@ def test_a_bug_takes_its_machine_with_it(home: Home, monkeypatch: pytest.MonkeyP
 
 
 def test_a_book_that_cannot_be_written_keeps_no_machine(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
-    from media_pipeline.errors import DiskFull
-
     rented = home.renter()
     machine = rented.rent()
 
@@ -365,10 +377,21 @@ def test_an_idle_machine_that_is_no_good_any_more(home: Home, fault: str, monkey
         raise WorkerLost("refused")
 
     if fault == "no way in":
-        monkeypatch.setattr(renter, "connect", refused)
+        monkeypatch.setattr(booting, "connect", refused)
         monkeypatch.setattr(renter, "_SSH_WORKS_S", 0.5)
     assert home.renter("second").adopt() is None
     home.assert_clean()
+
+
+def test_an_idle_machine_must_be_as_trusted_as_one_that_would_be_rented(home: Home) -> None:
+    home.change(secure_cloud=False)
+    for offer in home.server.market.offers.values():
+        offer["hosting_type"] = 0
+    leave_idle(home)
+    home.change(secure_cloud=True)
+    assert home.renter("second").adopt() is None
+    home.change(secure_cloud=False)
+    assert home.renter("second").adopt() is not None
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ def destroy(vast: Vast, instance_id: int, limit_s: float, pause: Callable[[float
 
     Args:
         limit_s: after which no further attempt is begun
+        pause: waits so many seconds before the next one; true: there is to be none
 
     Returns:
         None when it is certainly gone, else why that is not known.
@@ -36,5 +37,6 @@ def destroy(vast: Vast, instance_id: int, limit_s: float, pause: Callable[[float
         log.info("machine %s is not given back yet: %s", instance_id, why)
         if time.monotonic() + wait > until:
             return why
-        pause(wait)
+        if pause(wait):
+            return why
         wait = min(2 * wait, _LONGEST_WAIT_S)

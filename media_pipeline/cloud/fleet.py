@@ -17,11 +17,12 @@ from typing import TypeVar
 
 from media_pipeline.cloud import notices
 from media_pipeline.cloud.api import Vast
-from media_pipeline.cloud.budget import TICK_S, Attendance, caps, note_shares
+from media_pipeline.cloud.booting import Stopped
+from media_pipeline.cloud.budget import Attendance, caps, note_shares
 from media_pipeline.cloud.charging import reconcile
 from media_pipeline.cloud.reaper import reap
-from media_pipeline.cloud.renter import AccountRefused, Machine, Renter, Stopped
-from media_pipeline.cloud.watch import Watch
+from media_pipeline.cloud.renter import AccountRefused, Machine, Renter
+from media_pipeline.cloud.watch import Watch, keep_books, keep_looking
 from media_pipeline.config import Settings
 from media_pipeline.errors import MediaPipelineError, ProviderUnreachable, RentalRefused
 from media_pipeline.execution.places import Fleet, FleetState, Place
@@ -35,7 +36,6 @@ T = TypeVar("T")
 _ATTEMPTS = 3  # to rent while Vast.ai does not answer
 _RETRY_S = 10.0
 _LOST_PER_MACHINE = 2  # replacements, for each machine that was asked for
-_UNBOOKED_S = 60.0  # for so long machines run on though nothing can be booked
 _LEAST_USD = 0.01  # with less than that nothing is begun
 _SETTLE_S = 10.0  # to ask for the provider's charges, in the end
 CLOSE_S = 90.0  # for all of the end; what is not given back by then is left to the reaper
@@ -101,8 +101,8 @@ class RentedFleet(Fleet):
                 return
             self._is_started, self._starting = True, self._wanted
         atexit.register(self.close)
-        self._spawn(self._tick, "ticks")
-        self._spawn(self._look, "looks")
+        self._spawn(lambda: keep_books(self, self._attendance, self._over), "books")
+        self._spawn(lambda: keep_looking(self, self._watch, self._over), "looks")
         self._spawn(self._open, "opens")
 
     def check_budget(self) -> None:
@@ -180,6 +180,7 @@ class RentedFleet(Fleet):
             if lease.instance_id is not None:
                 self._tell(f"machine {lease.instance_id} is not given back yet: run `media-pipeline gpu reap`")
         self._over.set()
+        self._renter.abandoned.set()
         self._spent_usd = self.spent_usd
         self._vast.close()  # ends what still waits for an answer
         atexit.unregister(self.close)
@@ -198,7 +199,7 @@ class RentedFleet(Fleet):
 
     def _look_around(self) -> None:
         found = reap(self._vast, self._leases, self._layout, self._settings.gpu)
-        if found.blind is not None:
+        if found.blind is not None and not found.is_another_account:
             raise ProviderUnreachable(f"what is running at Vast.ai is not known: {found.blind}")
         for instance_id in found.destroyed:
             self._tell(f"machine {instance_id} of an earlier run was given back")
@@ -254,7 +255,7 @@ class RentedFleet(Fleet):
             if isinstance(error, AccountRefused):
                 self._notice(f"nothing can be rented: {error}")
             elif isinstance(error, OverLimit):
-                self._note_shares(is_refused=True)
+                self._note_refusal()
 
     def _replace(self, machine: Machine, why: str, *, replaced: bool) -> None:
         is_gone = self._renter.give_back(machine.lease, why, is_bad=True)
@@ -264,19 +265,6 @@ class RentedFleet(Fleet):
             self._refuse(ProviderUnreachable(f"no machine is rented while {machine.lease.instance_id} may be there"), 1)
 
     # -- ending ---------------------------------------------------------------------------------------------------
-
-    def _stop(self, reason: str) -> bool:
-        """Ends renting in the middle of the run: at once no place is left, and the machines go; False: it has ended."""
-        with self._changed:
-            if self._stopping.is_set():
-                return False
-            self._stopping.set()
-            self._reason = reason
-            self._machines.clear()
-            self._changed.notify_all()
-        self._tell(f"renting ends: {reason}")
-        self._end_all(reason)
-        return True
 
     def _end_all(self, reason: str) -> None:
         """Begins to give back every machine that is there; one that is just being asked for is for who asks."""
@@ -310,62 +298,48 @@ class RentedFleet(Fleet):
 
     def _join(self, until: float) -> None:
         """Waits for all who rent or give back; those that only watch go on meanwhile."""
-        while working := [t for t in self._threads if t.is_alive() and not t.name.endswith(("ticks", "looks"))]:
+        while working := [t for t in self._threads if t.is_alive() and not t.name.endswith(("books", "looks"))]:
             working[0].join(min(0.5, max(0.0, until - time.monotonic())))
             if time.monotonic() > until:
                 return
 
     def _settle(self) -> None:
         try:
-            reconcile(self._vast, self._leases)
+            self.count()
         except MediaPipelineError as error:
             log.info("the provider's charges are not known yet: %s", error)
-        self._note_shares()
 
-    # -- watching -------------------------------------------------------------------------------------------------
+    # -- for who watches ------------------------------------------------------------------------------------------
 
-    def _tick(self) -> None:
-        """Books and renews until the end; stops the renting when the next seconds cannot be paid for."""
-        booked = time.monotonic()
-        while not self._over.wait(TICK_S):
-            asked = set(self._attendance.lease_ids)
-            try:
-                tick = self._attendance.tick()
-                booked = time.monotonic()
-            except Exception as error:  # a full disk, a locked file: the next tick books it all
-                log.warning("what the machines cost cannot be booked: %s", error)
-                if time.monotonic() - booked > _UNBOOKED_S:
-                    self._stop(f"what the machines cost cannot be booked ({error})")
-                continue
-            if tick.stop is not None and self._stop(str(tick.stop)):
-                self._spawn(lambda: self._note_shares(is_refused=True), "tells")
-            for machine in self._ready():
-                lease_id = machine.lease.lease_id
-                is_ended = tick.states.get(lease_id, "closed") in ("closing", "closed")
-                if is_ended and lease_id not in self._renter.ending and lease_id in asked:
-                    self.lost(machine.place, "another process ended its lease")
-
-    def _look(self) -> None:
-        """Asks the provider now and then how the machines are, and what all of it has cost."""
-        while not self._over.wait(self._watch.every_s):
-            try:
-                for machine, why in self._watch.look(self._ready()):
-                    self.lost(machine.place, why)
-                if self._watch.is_time_for_money():
-                    reconcile(self._vast, self._leases)
-                    self._note_shares()
-                    self._watch.check_credit()
-            except RentalRefused as error:
-                self._stop(str(error))
-                self._notice(f"renting has ended: {error}")
-            except MediaPipelineError as error:
-                log.warning("rented machines cannot be looked at: %s", error)
-            except Exception:
-                log.exception("rented machines cannot be looked at")
-
-    def _ready(self) -> list[Machine]:
+    @property
+    def ready(self) -> list[Machine]:
         with self._changed:
             return list(self._machines.values())
+
+    @property
+    def ending(self) -> set[str]:
+        return self._renter.ending
+
+    def stop(self, reason: str, *, is_account: bool = False) -> None:
+        """Ends renting in the middle of the run: at once no place is left, and the machines go."""
+        with self._changed:
+            if self._stopping.is_set():
+                return
+            self._stopping.set()
+            self._reason = reason
+            self._machines.clear()
+            self._changed.notify_all()
+        self._tell(f"renting ends: {reason}")
+        self._end_all(reason)
+        tell = (lambda: self._notice(f"renting has ended: {reason}")) if is_account else self._note_refusal
+        self._spawn(tell, "tells")
+
+    def count(self) -> None:
+        """Adds what the provider's books say beyond ours, and tells people of what is spent."""
+        try:
+            reconcile(self._vast, self._leases)
+        finally:
+            self._note_shares()
 
     def _notice(self, text: str) -> None:
         """Tells of the account, once a day."""
@@ -373,10 +347,12 @@ class RentedFleet(Fleet):
             self._leases.notice(f"account {day(time.time())}", text)
         self._note_shares()
 
-    def _note_shares(self, *, is_refused: bool = False) -> None:
+    def _note_refusal(self) -> None:
+        self._note_shares(refused=True)
+
+    def _note_shares(self, *, refused: bool = False) -> None:
         try:
-            used = self._leases.used(self._run_id)
-            limit = self._caps.binding(used) if is_refused else None
+            limit = self._caps.binding(self._leases.used(self._run_id)) if refused else None
             note_shares(self._leases, self._caps, time.time(), refused_by=limit)
             notices.deliver(self._leases, self._settings.alerts, self._layout)
         except MediaPipelineError as error:

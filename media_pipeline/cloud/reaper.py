@@ -31,6 +31,7 @@ _DEAD_AFTER_S = 20.0
 _SILENT_ELSEWHERE_S = 180.0  # of owners on other hosts, who cannot be seen from here
 _HUNG_AFTER_S = 600.0  # of owners who are there and do nothing: nobody meters their machines
 _ASKED_FOR_S = 180.0  # a request to rent may be under way for so long, and the machine not be listed
+_UNKNOWN_FOR_S = 48 * 3600.0  # that an account has no charges of a machine which it had
 _PER_MACHINE_S = 30.0  # to destroy it
 _DAY_S = 24 * 3600.0  # the provider counts whole days
 
@@ -45,6 +46,7 @@ class Reaped:
     foreign: list[int] = field(default_factory=list)  # of this account, but not ours
     closed: list[str] = field(default_factory=list)  # leases without a machine
     blind: str | None = None  # why what is running is not known
+    is_another_account: bool = False  # what is seen is complete, but a lease is of machines that this one never had
     lines: list[str] = field(default_factory=list)  # for people
 
     @property
@@ -164,12 +166,13 @@ def _look_for(vast: Vast, leases: Leases, gpu: Gpu, lease: Lease, done: Reaped, 
         if vast.instance(lease.instance_id) is not None:
             _is_blind(done, f"the list of machines does not show {lease.instance_id}, which is there; try again")
             return
-        if not knows_us and not _is_known(vast, lease, now):
-            _is_blind(
-                done,
+        is_recent = now - lease.opened_at < _UNKNOWN_FOR_S
+        if not knows_us and is_recent and not _is_known(vast, lease, now):
+            why = (
                 f"this account knows nothing of machine {lease.instance_id}, rented {_ago(now - lease.opened_at)} ago; "
-                "is VAST_API_KEY the key of another account?",
+                "is VAST_API_KEY the key of another account?"
             )
+            _is_blind(done, why, is_another_account=True)
             return
     except ProviderUnreachable as error:
         _is_blind(done, f"{error.cause}; {error.remedy or 'try again'}")
@@ -185,8 +188,9 @@ def _is_known(vast: Vast, lease: Lease, now: float) -> bool:
     return any(c.instance_id == lease.instance_id or c.label == lease.label for c in charges)
 
 
-def _is_blind(done: Reaped, why: str) -> None:
-    done.blind = done.blind or why
+def _is_blind(done: Reaped, why: str, *, is_another_account: bool = False) -> None:
+    if done.blind is None or done.is_another_account:
+        done.blind, done.is_another_account = why, is_another_account
     done.lines.append(f"what is running is not known: {why}")
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 
 from media_pipeline.cloud import bootstrap
 from media_pipeline.cloud.api import CreateUnclear, OfferGone, Vast
+from media_pipeline.cloud.booting import Booting, Stopped
 from media_pipeline.cloud.budget import Attendance, first_reserve
 from media_pipeline.cloud.destruction import BY_HAND, destroy
 from media_pipeline.cloud.offers import suitable
-from media_pipeline.cloud.records import Endpoint, Offer
-from media_pipeline.cloud.ssh import Connection, HostKeyChanged, Key, connect
+from media_pipeline.cloud.records import Offer
 from media_pipeline.config import Settings
 from media_pipeline.config_gpu import Gpu
 from media_pipeline.errors import MediaPipelineError, ProviderUnreachable, RentalRefused, WorkerLost
@@ -35,21 +35,13 @@ log = logging.getLogger(__name__)
 _OFFERS = 5  # tried before looking again
 _MACHINES = 2  # the first, and one in its place
 _BAD_FOR_S = 3600.0  # a machine that failed is not rented again for so long
-_PRICE_FACTOR = 1.1  # of what was offered; a machine that costs more is given back
-_POLL_S = 1.0
-_SHOWN_AFTER_S = 30.0  # a new machine may be missing in what the provider says for so long
 _LOOK_FOR_S, _LOOK_EVERY_S = 20.0, 3.0  # for a machine that may have been rented
-_TRY_SSH_S = 60.0  # at one set of addresses, before asking for them again
 GIVE_BACK_S = 60.0  # to destroy a machine; then it is left to the reaper
 _SSH_WORKS_S = 30.0  # on a machine that is there already
 
 
 class AccountRefused(RentalRefused):
     """The account may not rent: no credit, a spending limit, a key that is not accepted. Trying again is useless."""
-
-
-class Stopped(Exception):
-    """The run needs no machine any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +77,7 @@ class Renter:
         self._stopping, self._say = stopping, say
         self._ordering = threading.Lock()
         self.ending: set[str] = set()  # leases that are being given back here
+        self.abandoned = threading.Event()  # set: what is not given back by now is left to the reaper
 
     def rent(self) -> Machine:
         """A machine with everything that its worker needs.
@@ -99,7 +92,7 @@ class Renter:
         for _ in range(_MACHINES):
             lease = self._order(failures)
             try:
-                return self._bring_up(lease)
+                return self._ready(lease, self._gpu.boot_timeout_s)
             except (WorkerLost, ProviderUnreachable) as error:
                 failures.append(f"{lease.gpu}, machine {lease.machine_id}: {error.cause}")
                 self._log_words_of(lease)
@@ -125,7 +118,7 @@ class Renter:
             if lease is None:
                 return None
             try:
-                machine = self._connected(lease, time.monotonic() + _SSH_WORKS_S)
+                machine = self._ready(lease, _SSH_WORKS_S)
             except (WorkerLost, ProviderUnreachable) as error:
                 self._say(f"idle machine {lease.instance_id} is no good any more: {error.cause}")
                 self.give_back(lease, error.cause, is_bad=True)
@@ -149,7 +142,11 @@ class Renter:
             lease = replace(known, instance_id=lease.instance_id or known.instance_id)
             bad = {"is_bad": True} if is_bad else {}
             self._leases.update(lease.lease_id, state="closing", reason=lease.reason or reason, **bad)
-        failure = None if lease.instance_id is None else destroy(self._vast, lease.instance_id, GIVE_BACK_S)
+        failure = (
+            None
+            if lease.instance_id is None
+            else destroy(self._vast, lease.instance_id, GIVE_BACK_S, self.abandoned.wait)
+        )
         with contextlib.suppress(MediaPipelineError):
             self._attendance.end(lease.lease_id)
         if failure is not None:
@@ -226,6 +223,7 @@ class Renter:
             usd_per_gb_in=offer.usd_per_gb_in,
             usd_per_gb_out=offer.usd_per_gb_out,
             disk_gb=self._gpu.disk_gb,
+            is_datacenter=offer.is_datacenter,
         )
         try:
             with _about_the_account():
@@ -247,11 +245,15 @@ class Renter:
         if instance_id is None:
             return None
         lease = replace(lease, instance_id=instance_id)
-        self._leases.update(lease.lease_id, instance_id=instance_id)
-        if not self._leases.update(lease.lease_id, state="booting"):
-            self.give_back(lease, "it was to be given back before it was there")
-            raise ProviderUnreachable(f"lease {lease.lease_id} was ended by another process")
-        return lease
+        try:
+            self._leases.update(lease.lease_id, instance_id=instance_id)
+            if self._leases.update(lease.lease_id, state="booting"):
+                return lease
+        except BaseException as error:
+            self.give_back(lease, _words(error))
+            raise
+        self.give_back(lease, "another process ended its lease before it was there")
+        raise ProviderUnreachable(f"lease {lease.lease_id} was ended by another process")
 
     def _after_unclear(self, lease: Lease, error: CreateUnclear) -> int | None:
         """The machine that an unclear answer has left us with; None when there is none.
@@ -286,14 +288,11 @@ class Renter:
 
     # -- starting -------------------------------------------------------------------------------------------------
 
-    def _bring_up(self, lease: Lease) -> Machine:
-        deadline = time.monotonic() + self._gpu.boot_timeout_s
-        return self._connected(lease, deadline)
-
-    def _connected(self, lease: Lease, deadline: float) -> Machine:
-        """Waits until it runs and lets us in, and brings what the worker needs."""
-        key = Key.make(self._folder(lease))
-        connection = self._reach(lease, key, deadline)
+    def _ready(self, lease: Lease, limit_s: float) -> Machine:
+        """Waits until it runs and lets us in, for so long, and brings what the worker needs."""
+        deadline, folder = time.monotonic() + limit_s, self._folder(lease)
+        booting = Booting(self._vast, self._attendance, lease, folder, stopping=self._stopping, deadline=deadline)
+        connection = booting.reach()
         self._leases.update(lease.lease_id, state="ready", host=connection.host, port=connection.port)
         self._stop_if_asked()
         remote = bootstrap.prepare(connection, self._settings, self._say, gpu=lease.gpu)
@@ -308,58 +307,6 @@ class Renter:
         )
         return Machine(self._leases.get(lease.lease_id), place)
 
-    def _reach(self, lease: Lease, key: Key, deadline: float) -> Connection:
-        while True:
-            endpoints = self._wait_until_it_runs(lease, key, deadline)
-            try:
-                # In turns: a machine that runs may get its open port later.
-                until = min(deadline, time.monotonic() + _TRY_SSH_S)
-                return connect(endpoints, key, self._folder(lease), deadline=until)
-            except HostKeyChanged:
-                raise
-            except WorkerLost:
-                self._stop_if_asked()
-                if time.monotonic() + _POLL_S > deadline:
-                    raise
-
-    def _wait_until_it_runs(self, lease: Lease, key: Key, deadline: float) -> tuple[Endpoint, ...]:
-        """Where it can be reached.
-
-        Raises:
-            WorkerLost: it will not run, not in time, or not at the price that was agreed.
-        """
-        assert lease.instance_id is not None
-        begun = looked = time.monotonic()
-        has_key, said = False, "nothing is known of it"
-        while time.monotonic() < deadline:
-            self._stop_if_asked()
-            before, looked = looked, time.monotonic()
-            try:
-                found = self._vast.instance(lease.instance_id)
-                if found is not None and not has_key:
-                    self._vast.attach_key(lease.instance_id, key.public)
-                    has_key = True
-            except ProviderUnreachable as error:
-                said = error.cause
-                self._stopping.wait(_POLL_S)
-                continue
-            if found is None:
-                if looked - begun > _SHOWN_AFTER_S or lease.running_at is not None:
-                    raise WorkerLost("the machine has disappeared")
-            elif found.usd_per_hour is not None and found.usd_per_hour > _PRICE_FACTOR * lease.usd_per_hour:
-                raise WorkerLost(f"it costs ${found.usd_per_hour:.3f} an hour, ${lease.usd_per_hour:.3f} were agreed")
-            elif found.failure:
-                raise WorkerLost(found.failure)
-            elif found.is_running:
-                self._attendance.runs(lease.lease_id, looked - before)
-                if found.ssh and has_key:
-                    return found.ssh
-                said = "it runs, and has no address"
-            else:
-                said = f"it is {found.actual_status or 'being provisioned'} ({found.status_msg or 'without a word'})"
-            self._stopping.wait(_POLL_S)
-        raise WorkerLost(f"it could not be reached in {self._gpu.boot_timeout_s:.0f} s: {said}")
-
     # -- small things ---------------------------------------------------------------------------------------------
 
     def _fits(self, lease: Lease) -> bool:
@@ -370,6 +317,7 @@ class Renter:
             and lease.usd_per_hour <= gpu.max_usd_per_hour
             and (not gpu.gpu_names or lease.gpu.casefold() in {name.casefold() for name in gpu.gpu_names})
             and (not gpu.country_codes or lease.country in gpu.country_codes)
+            and (not gpu.secure_cloud or lease.is_datacenter)
             and lease.disk_gb >= gpu.disk_gb
             and time.time() - lease.opened_at < gpu.max_hours * 3600 / 2
         )

@@ -28,6 +28,7 @@ CREATE TABLE IF NOT EXISTS leases (
     usd_per_gb_in REAL NOT NULL,
     usd_per_gb_out REAL NOT NULL,
     disk_gb REAL NOT NULL,
+    is_datacenter INTEGER NOT NULL,
     state TEXT NOT NULL CHECK (state IN ('intent', 'booting', 'ready', 'busy', 'idle', 'closing', 'closed')),
     run_id TEXT NOT NULL,
     owner TEXT NOT NULL,
@@ -82,6 +83,7 @@ class Lease:
     usd_per_gb_in: float
     usd_per_gb_out: float
     disk_gb: float
+    is_datacenter: bool
     state: State  # ready: reachable and being set up; busy: a run has it
     run_id: str  # that has it or had it last
     owner: str  # `processes.signature` of who looks after it
@@ -216,7 +218,8 @@ def one(db: Connection, lease_id: str) -> Lease:
 
 def as_lease(row: tuple[Any, ...]) -> Lease:
     values = dict(zip((*_STORED, "spent_usd"), row, strict=True))
-    return Lease(**{**values, "is_bad": bool(values["is_bad"])})
+    flags = {name: bool(values[name]) for name in ("is_datacenter", "is_bad")}
+    return Lease(**{**values, **flags})
 
 
 def shown(row: Mapping[str, Any]) -> dict[str, Any]:

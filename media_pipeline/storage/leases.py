@@ -89,7 +89,7 @@ class Leases:
 
         Args:
             usd: what it may cost until more is reserved
-            terms: the fields of `Lease` that describe the machine, from `offer_id` to `disk_gb`
+            terms: the fields of `Lease` that describe the machine, from `offer_id` to `is_datacenter`
 
         Raises:
             OverLimit

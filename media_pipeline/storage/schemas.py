@@ -202,6 +202,7 @@ GPU_LEASES = pa.schema(
         ("country", pa.string()),
         pa.field("usd_per_hour", pa.float64(), metadata=_USD),
         pa.field("disk_gb", pa.float64(), metadata={"unit": "GB"}),
+        ("is_datacenter", pa.bool_()),  # one that the provider has checked
         ("image", pa.string()),
         ("label", pa.string()),  # that the machine carries at the provider
     ]
