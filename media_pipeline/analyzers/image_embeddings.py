@@ -41,8 +41,9 @@ class ImageEmbeddingsOptions(Options):
 
     clip_model: str | None = Field(None, description="this model instead of MEDIA_PIPELINE_CLIP_MODEL")
     reuse_unchanged_frames: bool = Field(True, description="repeat the vector of the frame before if nothing moved")
-    # Neither is part of the fingerprint: they change the time, and the vectors by less than rounding.
-    batch: int = Field(8, ge=1, exclude=True, description="frames per call of the model; a GPU gets more if it can")
+    # Neither is part of the fingerprint: they change the time, and the vectors by less than rounding. A GPU gets more
+    # frames at a time where its memory has room.
+    batch: int = Field(8, ge=1, exclude=True, description="frames per call of the model")
     threads: int = Field(1, ge=1, exclude=True, description="threads of one call; media run in parallel anyway")
 
 
