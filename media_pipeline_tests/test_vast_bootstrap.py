@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -533,8 +534,9 @@ def test_an_image_that_has_all_but_the_program(tmp_path: Path, plain_python: str
     with rented(tmp_path / "lease", env={"CONTAINER_API_KEY": OWN_KEY}) as machine:
         connection = machine.connect()
         command = bootstrap.prepare(connection, settings, lambda _: None)
-        assert f"PYTHONPATH=code-{code_digest()}" in command[2]
-        unpacked = machine.root / "media-worker" / f"code-{code_digest()}" / "media_pipeline" / "errors.py"
+        sent_there = re.search(r"PYTHONPATH=(code-[0-9a-f]{64})", command[2])
+        assert sent_there
+        unpacked = machine.root / "media-worker" / sent_there[1] / "media_pipeline" / "errors.py"
         assert unpacked.read_bytes() == (CLOUD.parent / "errors.py").read_bytes()
         beats(machine, connection, command)
         assert_nothing_of_ours(machine, settings)
@@ -559,8 +561,6 @@ def test_machines_that_will_not_do(tmp_path: Path) -> None:
     with rented(tmp_path / "other") as machine:
         with pytest.raises(WorkerLost, match=r"not RTX 9999"):
             bootstrap.prepare(machine.connect(), settings_of(tmp_path), print, gpu="RTX 9999")
-        with pytest.raises(WorkerLost, match=r"computed on the GPU"):
-            bootstrap.prepare(machine.connect(), settings_of(tmp_path, needs_cuda=True), print)
 
 
 @needs_sshd

@@ -114,7 +114,8 @@ def test_what_a_worker_needs_is_complete_and_exact() -> None:
         assert version(name).split("+")[0] == wanted
         assert "+" not in wanted
     # Direct ones, those that others bring, and weights of an extra that is installed here.
-    assert {"pyarrow", "numpy", "rapidocr", "timm"} <= plain.keys()
+    assert {"pyarrow", "numpy", "rapidocr", "timm"} <= plain.keys() - needed.optional
+    assert needed.optional <= plain.keys() and needed.optional <= {"nudenet"}
     assert not {"media-pipeline", "dagster", "dagster-graphql", "pytest", "ruff", "sqlalchemy"} & plain.keys()
     assert not {"torch", "torchvision", "onnxruntime"} & plain.keys()
 

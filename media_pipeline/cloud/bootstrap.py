@@ -171,7 +171,8 @@ class _Machine:
             self._upload(made.path, f"{FOLDER}/{made.path.name}", made.sha256, _UPLOAD_S)
         needed = requirements()
         sent = f"{self._digest} {shlex.quote(made.path.name)}"
-        names = _lines(_named(line) for line in needed.plain + self._special(needed))
+        wanted = map(_named, needed.plain + self._special(needed))
+        names = _lines(name for name in wanted if name not in needed.optional)
         said = self._step(f"use_python {sent} {shlex.quote(self._settings.gpu.python)} <<'EOF'\n{names}EOF", _CHECK_S)
         worker = self.worker(said)
         if worker is None and "python" not in said:
@@ -235,11 +236,14 @@ class _Machine:
         gpu, special = self._settings.gpu, self._special(needed)
         self._say(f"installing {len(needed.plain) + len(special)} packages there")
         name = f"venv-{_short(needed.plain + special)}"
-        inputs = {"plain.txt": needed.plain, "special.txt": special, "torch.txt": ("gpu" if gpu.needs_cuda else "cpu",)}
-        written = "".join(f"cat >{file} <<'EOF'\n{_lines(lines)}EOF\n" for file, lines in inputs.items())
+        written = "".join(
+            f"cat >{file} <<'EOF'\n{_lines(lines)}EOF\n"
+            for file, lines in (("plain.txt", needed.plain), ("special.txt", special))
+        )
+        build = "" if gpu.needs_cuda else " --torch-backend cpu"  # its own choice is the one for GPUs
         start = time.monotonic()
         try:
-            self._step(f"{written}install {shlex.quote(gpu.python)} {name}", gpu.setup_timeout_s)
+            self._step(f"{written}install {shlex.quote(gpu.python)} {name}{build}", gpu.setup_timeout_s)
         except RemoteFailed as error:
             if error.status == _NO_PYTHON:
                 raise RentalRefused(

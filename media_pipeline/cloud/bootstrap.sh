@@ -94,35 +94,18 @@ use_python() { # usage: use_python DIGEST WHEEL PYTHON <REQUIREMENTS; use_worker
     [ -z "$python" ] || use_worker "$1" "$2" "$python"
 }
 
-install() { # usage: install PYTHON NAME; makes the environment NAME of plain.txt, and of special.txt as torch.txt says
-    [ -f "$2/complete" ] && return
-    make_venv "$1" "$2" >&2 || fail "no Python 3.11 or 3.12 here, and none could be had" "$NO_PYTHON"
-    uv=$2/bin/uv
-    "$uv" pip install --quiet --python "$2" --no-deps -r plain.txt </dev/null || fail "the installation failed"
-    install_special "$2" || fail "the installation failed"
-    touch "$2/complete"
-}
-
-install_special() {
-    # Builds of torch for the newest CUDA need a driver for it; those for CUDA 12 run with every driver of CUDA 12.
-    case $(cat torch.txt)$(driver_cuda "$1") in
-    cpu*) backends=cpu ;;
-    gpu12) backends="cu128 cu126" ;;
-    *) backends= ;;
-    esac
-    for backend in ${backends:-none}; do
-        set -- "$1" --constraints plain.txt -r special.txt
-        [ "$backend" = none ] || set -- "$@" --torch-backend "$backend"
-        "$uv" pip install --quiet --python "$@" </dev/null && return
-    done
-    return 1
-}
-
-driver_cuda() { # usage: driver_cuda VENV; the major version of CUDA that the driver supports
-    "$1/bin/python" -c 'import ctypes
-n = ctypes.c_int()
-ctypes.CDLL("libcuda.so.1").cuDriverGetVersion(ctypes.byref(n))
-print(n.value // 1000)' 2>/dev/null </dev/null
+install() { # usage: install PYTHON NAME [OPTION…]; makes the environment NAME of plain.txt and, with OPTIONs, special.txt
+    python=$1 name=$2
+    shift 2
+    [ -f "$name/complete" ] && return
+    make_venv "$python" "$name" >&2 || fail "no Python 3.11 or 3.12 here, and none could be had" "$NO_PYTHON"
+    uv=$name/bin/uv
+    # What torch.compile would need, 0.7 GB; nothing here is compiled.
+    echo 'triton ; python_version < "3"' >overrides.txt
+    "$uv" pip install --quiet --python "$name" --no-deps -r plain.txt </dev/null &&
+        "$uv" pip install --quiet --python "$name" --constraints plain.txt --overrides overrides.txt "$@" -r special.txt </dev/null ||
+        fail "the installation failed"
+    touch "$name/complete"
 }
 
 make_venv() { # usage: make_venv PYTHON NAME; stock images of CUDA have no Python, and not every Python can do it

@@ -27,6 +27,7 @@ class Requirements:
     """Lines for an installer."""
 
     plain: tuple[str, ...]  # all that is the same on a CPU and on a GPU, name==version; complete
+    optional: frozenset[str]  # names in it that only extras of ours ask for, which an image may do without
     cpu: tuple[str, ...]  # the rest of it on a CPU, and
     gpu: tuple[str, ...]  # on a GPU; these bring libraries along, within the versions of `plain`
 
@@ -34,21 +35,23 @@ class Requirements:
 def requirements() -> Requirements:
     """Of the environment of this process."""
     here = {_normalised(d.name): d for d in distributions()}
-    versions = {name: here[name].version.split("+")[0] for name in _closure(here)}
+    ours = frozenset(map(_normalised, here[DISTRIBUTION].metadata.get_all("Provides-Extra") or ()))
+    wanted = _closure(here, ours - _OTHER_EXTRAS)
+    versions = {name: here[name].version.split("+")[0] for name in wanted}
     plain = tuple(f"{name}=={version}" for name, version in sorted(versions.items()) if name not in _ON_A_GPU)
     special = {name: versions[name] for name in _ON_A_GPU if name in versions}
     extra = [text.split(";")[0].strip() for text in here[DISTRIBUTION].requires or () if _extra(text) == "gpu"]
     # What the extra says of a build goes before ours: it may be of another version.
     said = {_name(text) for text in extra}
     builds = [f"{_ON_A_GPU[name]}=={version}" for name, version in special.items() if _ON_A_GPU[name] not in said]
-    return Requirements(plain, tuple(f"{name}=={version}" for name, version in special.items()), (*builds, *extra))
+    cpu = tuple(f"{name}=={version}" for name, version in special.items())
+    return Requirements(plain, frozenset(wanted - _closure(here, frozenset())), cpu, (*builds, *extra))
 
 
-def _closure(here: dict[str, Distribution]) -> set[str]:
+def _closure(here: dict[str, Distribution], extras_of_ours: frozenset[str]) -> set[str]:
     """All that is installed here because the package asks for it, directly or not."""
     found: set[str] = set()
-    ours = frozenset(map(_normalised, here[DISTRIBUTION].metadata.get_all("Provides-Extra") or ()))
-    wanted = [(DISTRIBUTION, ours - _OTHER_EXTRAS)]
+    wanted = [(DISTRIBUTION, extras_of_ours)]
     seen = set(wanted)
     while wanted:
         name, extras = wanted.pop()
