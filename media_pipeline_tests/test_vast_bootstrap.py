@@ -558,9 +558,8 @@ def test_machines_that_will_not_do(tmp_path: Path) -> None:
         connection = machine.connect()
         with pytest.raises(WorkerLost, match="version mismatch"):
             bootstrap.prepare(connection, settings_of(tmp_path), print)
-    with rented(tmp_path / "other") as machine:
-        with pytest.raises(WorkerLost, match=r"not RTX 9999"):
-            bootstrap.prepare(machine.connect(), settings_of(tmp_path), print, gpu="RTX 9999")
+    with rented(tmp_path / "other") as machine, pytest.raises(WorkerLost, match=r"not RTX 9999"):
+        bootstrap.prepare(machine.connect(), settings_of(tmp_path), print, gpu="RTX 9999")
 
 
 @needs_sshd

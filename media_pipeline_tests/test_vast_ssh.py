@@ -257,6 +257,16 @@ def test_other_bytes_are_noticed(machine: Rented, connection: Connection, tmp_pa
 
 @needs_sshd
 @pytest.mark.slow
+def test_a_full_disk_is_said(connection: Connection, tmp_path: Path) -> None:
+    source = a_file(tmp_path / "source", 100_000)
+    digest = subprocess.run(["sha256sum", source], capture_output=True, text=True, check=True).stdout[:64]
+    connection.run(f"mkdir -p full && ln -s /dev/full full/{digest[:24]}.part", timeout_s=20)
+    with pytest.raises(WorkerLost, match="No space left"):
+        connection.upload(source, "never", timeout_s=60, staging="full")
+
+
+@needs_sshd
+@pytest.mark.slow
 def test_a_transfer_ends_in_time(machine: Rented, connection: Connection, tmp_path: Path) -> None:
     source = a_file(tmp_path / "source", 2_000_000)
     machine.gate.bps = 100_000
