@@ -114,7 +114,9 @@ def test_status_works_without_the_provider_and_says_so(
     assert "VAST_API_KEY" in screen.err
 
 
-def test_costs_against_limits_and_the_providers_books(home: Home, screen: Screen) -> None:
+def test_costs_against_limits_and_the_providers_books(
+    home: Home, screen: Screen, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lease = rented(home, spent=0.2)
     with home.server.market.lock:
         home.server.market.instances[lease.instance_id].cost["bwu"] += 0.25
@@ -130,6 +132,10 @@ def test_costs_against_limits_and_the_providers_books(home: Home, screen: Screen
     assert row["books"] == "open"
     assert screen.run("costs") == 0
     assert "8%" in screen.out
+    assert "EUR" not in screen.out
+    monkeypatch.setenv("MEDIA_PIPELINE_GPU__EUR_PER_USD", "2")
+    assert screen.run("costs") == 0
+    assert "0.50" in screen.out
     home.server.fault({"route": "charges", "do": "deprecated", "times": -1})
     assert screen.run("costs") == 0
     assert lease.lease_id in screen.out

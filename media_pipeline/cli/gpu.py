@@ -65,8 +65,10 @@ def costs(app: App, output: str) -> None:
         click.echo(json.dumps(report, indent=2, default=str))
         return
     for title, name in (("DAY (UTC)", "days"), ("MONTH (UTC)", "months"), ("RUN", "runs")):
-        rows = [[row["name"], _usd(row["usd"]), _usd(row["limit_usd"]), _share(row)] for row in report[name][:_ROWS]]
-        print_table((title, "SPENT", "LIMIT", "USED"), rows, right=("SPENT", "LIMIT", "USED"))
+        found = report[name][:_ROWS]
+        rows = [[r["name"], _usd(r["usd"]), *_eur(app, r["usd"]), _usd(r["limit_usd"]), _share(r)] for r in found]
+        headings = (title, "SPENT", *(["IN EUR"] if _eur(app, 0) else []), "LIMIT", "USED")
+        print_table(headings, rows, right=headings[1:])
         click.echo()
     rows = [
         [
@@ -278,6 +280,12 @@ def _moment(at: float) -> str:
 
 def _usd(amount: float | None, digits: int = 2) -> str:
     return "" if amount is None else f"${amount:.{digits}f}" if amount >= 0 else f"-${-amount:.{digits}f}"
+
+
+def _eur(app: App, usd: float) -> list[str]:
+    """A cell, where it is known what a dollar is worth."""
+    rate = app.settings.gpu.eur_per_usd
+    return [] if rate is None else [f"{usd * rate:.2f}"]
 
 
 def _share(row: dict[str, Any]) -> str:
