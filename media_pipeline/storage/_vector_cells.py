@@ -126,18 +126,14 @@ def _mapped(path: Path) -> Any:
 
 
 def probes_for(recall: Callable[[int], float], cells: int, wanted: float) -> tuple[int, float]:
-    """Cells that reach this recall, all of them if need be, and the recall they have.
+    """The least power of two of cells that reaches this recall, or all of them, and the recall it has.
 
-    At most a third more than it takes: searching costs in proportion to them, and so does trying them out.
+    Not fewer, although they might do: what people ask is less like the table's vectors than these are like each other.
     """
-    too_few, probes = 0, min(4, cells)
-    while (reached := recall(probes)) < wanted and probes < cells:
-        too_few, probes = probes, min(2 * probes, cells)
-    while probes - too_few > probes // 4 and too_few:
-        middle = (too_few + probes) // 2
-        found = recall(middle)
-        if found >= wanted:
-            probes, reached = middle, found
-        else:
-            too_few = middle
-    return probes, reached
+    probes = 4
+    while True:
+        probes = min(probes, cells)
+        reached = recall(probes)
+        if reached >= wanted or probes == cells:
+            return probes, reached
+        probes *= 2
