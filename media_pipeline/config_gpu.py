@@ -47,11 +47,11 @@ class Gpu(BaseModel):
     min_vram_gb: float = Field(10, gt=0, description="memory of the GPU")
     min_reliability: float = Field(0.97, ge=0, le=1, description="share of time a machine was up")
     min_inet_mbps: float = Field(100, ge=0, description="its network, both ways")
-    min_cuda: float = Field(12.4, gt=0, description="CUDA version its driver must support")
+    min_cuda: float = Field(13.0, gt=0, description="CUDA version its driver must support: torch's and onnxruntime's")
     disk_gb: float = Field(40, ge=8, description="disk rented with it")
     # --- what runs on them
     image: str = Field(
-        "nvidia/cuda:12.8.1-cudnn-runtime-ubuntu24.04",
+        "nvidia/cuda:13.0.2-base-ubuntu24.04",
         description="container image: a stock CUDA image, or yours made of deploy/Dockerfile, target gpu",
     )
     python: str = Field("python3", description="Python of the image, 3.11 or 3.12")

@@ -40,7 +40,7 @@ def market(count: int = 8, usd: float = 0.3, **options: Any) -> Iterator[StandIn
         for number, offer in enumerate(server.market.offers.values()):
             offer.update(
                 gpu_name="RTX 3090", gpu_ram=24576, compute_cap=860, dlperf=22.0, hosting_type=1,
-                verification="verified", reliability=0.99, cuda_max_good=12.8, inet_down=900.0, inet_up=800.0,
+                verification="verified", reliability=0.99, cuda_max_good=13.0, inet_down=900.0, inet_up=800.0,
                 inet_down_cost=0.0, inet_up_cost=0.0, direct_port_count=12, duration=60 * 86400, disk_space=500.0,
                 dph_base=usd * (1 + number / 100), storage_cost=0.0, geolocation="Sweden, SE",
             )  # fmt: skip

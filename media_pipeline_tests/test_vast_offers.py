@@ -31,7 +31,7 @@ def offer(**other: Any) -> Offer:
         "inet_down_mbps": 500,
         "inet_up_mbps": 400,
         "reliability": 0.99,
-        "cuda": 12.8,
+        "cuda": 13.0,
         "country": "SE",
         "is_verified": True,
         "is_datacenter": True,
@@ -62,7 +62,7 @@ BEYOND: dict[str, dict[str, Any]] = {
     "a surcharge": {"usd_per_hour": 0.25},
     "little memory": {"vram_mb": 9_900},
     "an old GPU": {"compute_capability": 6.1},
-    "an old driver": {"cuda": 12.2},
+    "an old driver": {"cuda": 12.8},
     "unreliable": {"reliability": 0.96},
     "more reliable than can be": {"reliability": 99.0},
     "slow down": {"inet_down_mbps": 99},
@@ -91,7 +91,7 @@ def test_what_is_beyond_a_limit(name: str) -> None:
 
 @pytest.mark.parametrize("known", [True, False])
 def test_blackwell_needs_a_driver_for_it(known: bool) -> None:
-    gpu = replace_gpu(names="")
+    gpu = replace_gpu(names="", min_cuda=12.4)
     card = {"gpu": "RTX 5090", "compute_capability": 12.0 if known else None}
     assert unsuitable(offer(**card, cuda=12.6), gpu)
     assert unsuitable(offer(**card, cuda=12.8), gpu) is None
@@ -134,9 +134,16 @@ def test_what_a_job_costs() -> None:
 @pytest.mark.parametrize(
     "gpu",
     [
-        Gpu(secure_cloud=False, max_hours=4, min_inet_mbps=90, min_reliability=0.9),
+        Gpu(secure_cloud=False, max_hours=4, min_inet_mbps=90, min_reliability=0.9, min_cuda=12.4),
         Gpu(secure_cloud=True, max_hours=4, min_inet_mbps=90, min_reliability=0.9, min_cuda=12.2),
-        Gpu(secure_cloud=False, max_hours=4, names="RTX_3090,L4", min_reliability=0.9, countries="SE,DE,PL,US"),
+        Gpu(
+            secure_cloud=False,
+            max_hours=4,
+            names="RTX_3090,L4",
+            min_reliability=0.9,
+            min_cuda=12.4,
+            countries="SE,DE,PL,US",
+        ),
     ],
 )
 def test_the_server_and_we_mean_the_same(gpu: Gpu) -> None:
