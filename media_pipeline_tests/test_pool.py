@@ -156,6 +156,17 @@ worker.main()
     return replace(place, command=(place.command[0], "-c", script, *arguments))
 
 
+def until_busy(rented: Pool, places: int, medium: Medium, fed: list[str]) -> Iterator[Medium]:
+    """The same medium under many names, until so many places have had some of it in hand; notes the names."""
+    seen: set[str] = set()
+    deadline = time.monotonic() + WAIT_S
+    while len(seen) < places or len(fed) < 12:
+        seen |= {name for name, worker in rented.executor._workers.items() if worker.in_flight}
+        assert time.monotonic() < deadline
+        fed.append(f"m{len(fed)}")
+        yield replace(medium, media_id=fed[-1])
+
+
 def wait_for(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + WAIT_S
     while not condition():
@@ -176,6 +187,7 @@ def here(spec: AnalyzerSpec, media: list[Medium]) -> Results:
 # --- the same results ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_results_are_those_of_this_machine(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     """And whatever number of analyzers reads a medium, it is uploaded once, under a name that says nothing."""
     media = [make(f"m{n}", frames=1 + n % 3, seconds=n % 4 * 0.7, channels=1 + n % 2) for n in range(12)]
@@ -206,6 +218,7 @@ def test_results_are_those_of_this_machine(pool: PoolOf, settings: Settings, mak
     assert "scores" not in [line.split()[0] for line in lines]
 
 
+@pytest.mark.slow
 def test_costs_are_learnt_by_machine(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     rented = pool(foreign_place(settings), share=0)
     rented.run(tiny["tiny"], [make("a", frames=3), make("bb", width=SLOW)])
@@ -317,6 +330,7 @@ def test_media_whose_frames_are_no_files_are_computed_here(
     assert rented.here.computed == ["bb"]
 
 
+@pytest.mark.slow
 def test_what_left_the_cache_meanwhile_is_decided_here(
     pool: PoolOf, settings: Settings, make: Make, tiny: Tiny
 ) -> None:
@@ -350,6 +364,7 @@ def test_what_a_place_cannot_is_computed_here_and_said_once(
 # --- places come and go -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_place_that_is_starting_is_waited_for(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     rented = pool(is_starting=True, share=0)
     threading.Timer(1.0, lambda: rented.fleet.change(places=[foreign_place(settings)], is_starting=False)).start()
@@ -370,25 +385,27 @@ def test_several_places_share_the_work(pool: PoolOf, settings: Settings, make: M
     one = replace(foreign_place(settings, "one"), machine="one")
     two = replace(foreign_place(settings, "two"), machine="two")
     rented = pool(one, two, share=0)
-    rented.run(tiny["tiny"], [make(f"m{n}", width=SLOW) for n in range(30)])
+    fed: list[str] = []
+    found = [r.media_id for r in rented.results(tiny["tiny"], until_busy(rented, 2, make("slow", width=SLOW), fed))]
+    assert sorted(found) == sorted(fed)
     done = {cost.machine: cost.media for cost in rented.costs}
     assert done.keys() == {"one", "two"}
-    assert sum(done.values()) == 30
-    assert min(done.values()) >= 5
+    assert sum(done.values()) == len(fed)
+    assert rented.here.computed == []
 
 
 @pytest.mark.slow
 def test_a_place_that_joins_late_helps(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     rented = pool(share=0)
-    media = [make(f"m{n}", width=SLOW) for n in range(30)]
-    found = []
-    for result in rented.results(tiny["tiny"], media):
+    fed: list[str] = []
+    found: list[str] = []
+    for result in rented.results(tiny["tiny"], until_busy(rented, 1, make("slow", width=SLOW), fed)):
         if not found:
             rented.fleet.change(places=[foreign_place(settings)])
         found.append(result.media_id)
-    assert sorted(found) == sorted(m.media_id for m in media)
-    assert 0 < len(rented.here.computed) < 30
-    assert rented.costs[0].media == 30 - len(rented.here.computed)
+    assert sorted(found) == sorted(fed)
+    assert 0 < len(rented.here.computed) < len(fed)
+    assert rented.costs[0].media == len(fed) - len(rented.here.computed)
 
 
 @pytest.mark.slow
@@ -454,6 +471,7 @@ def test_a_place_that_falls_silent_is_lost(pool: PoolOf, settings: Settings, mak
     assert any("no sign of life for 4 s" in words for words in rented.said)
 
 
+@pytest.mark.slow
 def test_a_place_that_is_taken_back_leaves_in_good_order(
     pool: PoolOf, settings: Settings, make: Make, tiny: Tiny
 ) -> None:
@@ -483,6 +501,7 @@ def test_what_speaks_otherwise_is_no_worker(pool: PoolOf, settings: Settings, ma
     assert "no message" in rented.fleet.losses[0][1]
 
 
+@pytest.mark.slow
 def test_another_version_of_the_program_is_refused(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     change = "import media_pipeline.execution.hello as hello; hello.code_digest = lambda: 'old'"
     old = tampering(settings, before=change)
@@ -524,8 +543,9 @@ def test_who_lies_is_given_up_and_nothing_of_it_counts(
     assert equal(found, here(tiny["tiny"], media))
     ((_, why),) = rented.fleet.losses
     assert complaint in why
-    assert sorted(set(rented.here.computed)) == sorted(m.media_id for m in media)
-    assert rented.executor.suspects == {}
+    if lie != "twice":  # the first of the two was right, and may have been checked in between
+        assert sorted(set(rented.here.computed)) == sorted(m.media_id for m in media)
+        assert rented.executor.suspects == {}
 
 
 @pytest.mark.slow
@@ -572,6 +592,7 @@ def test_who_fails_on_everything_is_asked_no_more(pool: PoolOf, settings: Settin
 # --- bounds -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_media_are_drawn_as_they_can_be_sent(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     medium, drawn, done = make("a"), 0, 0
     rented = pool(foreign_place(settings), share=0)
@@ -589,6 +610,7 @@ def test_media_are_drawn_as_they_can_be_sent(pool: PoolOf, settings: Settings, m
     assert done == 150
 
 
+@pytest.mark.slow
 def test_a_worker_holds_no_more_than_it_has_room_for(
     pool: PoolOf, settings: Settings, make: Make, tiny: Tiny, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -613,6 +635,7 @@ def _files(settings: Settings, suffix: str) -> list[tuple[str, str]]:
     return [(file.parent.parent.name, file.name) for file in (settings.home / "worker").rglob(f"*{suffix}")]
 
 
+@pytest.mark.slow
 def test_who_stops_listening_stops_the_work(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     rented = pool(foreign_place(settings), share=0)
     results = rented.results(tiny["tiny"], [make("a"), make("slow", width=SLOW)], slow_s=3600)
@@ -633,6 +656,7 @@ def test_nothing_to_do_costs_nothing(pool: PoolOf, settings: Settings, tiny: Tin
     rented = pool(foreign_place(settings))
     assert rented.run(tiny["tiny"], []) == {}
     assert rented.here.runs == []
+    assert rented.pids() == []
 
 
 def test_closing_ends_the_workers_and_what_they_held(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:

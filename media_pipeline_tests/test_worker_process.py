@@ -299,6 +299,7 @@ def test_media_are_drawn_as_they_can_be_sent(shared: WorkerExecutor, make: Make,
     assert done == 200
 
 
+@pytest.mark.slow
 def test_who_stops_listening_stops_the_work(own: WorkerExecutor, make: Make, tiny: Tiny) -> None:
     spec = tiny["tiny"]
     options = spec.options(slow_s=3600)
@@ -310,6 +311,7 @@ def test_who_stops_listening_stops_the_work(own: WorkerExecutor, make: Make, tin
     assert run(own, spec, [make("next")])["next"].rows is not None
 
 
+@pytest.mark.slow
 def test_what_breaks_while_media_are_drawn_is_heard(own: WorkerExecutor, make: Make, tiny: Tiny) -> None:
     def feed() -> Iterator[Medium]:
         yield make("a", width=SLOW)
@@ -325,6 +327,7 @@ def test_nothing_to_do_starts_nothing(own: WorkerExecutor, tiny: Tiny) -> None:
     assert own._worker is None
 
 
+@pytest.mark.slow
 def test_costs_are_told(own: WorkerExecutor, make: Make, tiny: Tiny) -> None:
     told: list[Cost] = []
     own._on_cost = told.append

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import random
 import threading
 import time
@@ -66,6 +67,10 @@ class PoolRun:
         Raises:
             MediaPipelineError: what this machine had to compute cannot be computed here.
         """
+        first = next(self._media, None)
+        if first is None:  # no place is started for nothing
+            return
+        self._media = itertools.chain([first], self._media)
         try:
             while True:
                 self._say_words()
