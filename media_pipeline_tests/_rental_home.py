@@ -17,12 +17,13 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from media_pipeline.cloud import booting, bootstrap
+from media_pipeline.cloud import booting, bootstrap, destruction, fleet, renter, watch
 from media_pipeline.cloud.api import Vast
 from media_pipeline.cloud.budget import Attendance, caps
 from media_pipeline.cloud.fleet import RentedFleet, open_fleet
 from media_pipeline.cloud.renter import Renter
 from media_pipeline.config import Settings, load_settings
+from media_pipeline.execution.places import Place
 from media_pipeline.storage import processes
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.leases import Lease, Leases
@@ -30,6 +31,9 @@ from media_pipeline_tests.vast_standin import StandIn, do_create
 
 KEY = "test-key"
 MINUTE_H = 1 / 60
+
+
+USD_PER_HOUR = 36.0  # of machines whose money is watched: a cent a second
 
 
 @contextmanager
@@ -144,6 +148,35 @@ class Home:
         assert self.leases.spent() >= spent * 0.98 - 0.002
 
 
+def quick(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(watch, "EVERY_S", 0.2)
+    patch.setattr(watch, "MONEY_EVERY_S", 1.0)
+    patch.setattr(fleet, "_RETRY_S", 0.2)
+    patch.setattr(watch, "TICK_S", 0.2)
+    patch.setattr(booting, "_POLL_S", 0.05)
+    patch.setattr(renter, "_LOOK_EVERY_S", 0.2)
+    patch.setattr(renter, "_LOOK_FOR_S", 1.0)
+    patch.setattr(destruction, "_FIRST_WAIT_S", 0.1)
+
+
+def ready(fleet_: RentedFleet, count: int = 1) -> tuple[Place, ...]:
+    fleet_.start()
+    until(lambda: len(fleet_.state().places) == count or not fleet_.state().is_starting)
+    return fleet_.state().places
+
+
+@contextmanager
+def dear_home(path: Path, patch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """A home that rents machines at a cent a second, quickly and without ssh. Another's machine runs beside them."""
+    without_ssh(patch)
+    quick(patch)
+    limits = {"max_machines": 4, "max_usd_per_day": 50, "max_usd_per_month": 90, "setup_timeout_s": 5}
+    with market(usd=USD_PER_HOUR) as server, Home(path, server, max_usd=5.0, **limits) as opened:
+        foreign = rent_by_hand(server, "mp-000000000000-1")
+        yield opened
+        assert foreign in {row["id"] for row in server.live()}, "what is not ours is never touched"
+
+
 def creates(server: StandIn) -> int:
     """Requests to rent that reached the server."""
     return sum(r["method"] == "PUT" and "/asks/" in r["path"] for r in server.market.requests)
@@ -168,7 +201,7 @@ def until(true: Callable[[], object], seconds: float = 20) -> None:
 def main() -> None:
     home, url = Path(sys.argv[1]), sys.argv[2]
     without_ssh(pytest.MonkeyPatch())
-    fleet = open_fleet(
+    rented = open_fleet(
         settings_of(home, url),
         Layout(home),
         run_id="killed",
@@ -177,13 +210,13 @@ def main() -> None:
         keep_idle=False,
         say=print,
     )
-    fleet.start()
+    rented.start()
     print("started", os.getpid(), flush=True)
-    while not fleet.state().places:
-        fleet.wait(1)
+    while not rented.state().places:
+        rented.wait(1)
     print("ready", flush=True)
     sys.stdin.readline()
-    fleet.close()
+    rented.close()
     print("closed", flush=True)
 
 

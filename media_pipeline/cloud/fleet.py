@@ -20,6 +20,7 @@ from media_pipeline.cloud.api import Vast
 from media_pipeline.cloud.booting import Stopped
 from media_pipeline.cloud.budget import Attendance, caps, note_shares
 from media_pipeline.cloud.charging import reconcile
+from media_pipeline.cloud.destruction import BY_HAND
 from media_pipeline.cloud.reaper import reap
 from media_pipeline.cloud.renter import AccountRefused, Machine, Renter
 from media_pipeline.cloud.watch import Watch, keep_books, keep_looking
@@ -181,7 +182,8 @@ class RentedFleet(Fleet):
                 self._tell(f"machine {lease.instance_id} is not given back yet: run `media-pipeline gpu reap`")
         self._over.set()
         self._renter.abandoned.set()
-        self._spent_usd = self.spent_usd
+        with contextlib.suppress(MediaPipelineError):
+            self._spent_usd = self.spent_usd
         self._vast.close()  # ends what still waits for an answer
         atexit.unregister(self.close)
 
@@ -191,7 +193,7 @@ class RentedFleet(Fleet):
         """Gives back what earlier runs left behind, and then rents; who cannot see what is running rents nothing."""
         try:
             self._with_patience(self._look_around)
-        except (Stopped, MediaPipelineError) as error:
+        except Exception as error:
             self._refuse(error, self._wanted)
             return
         for _ in range(self._wanted):
@@ -212,12 +214,8 @@ class RentedFleet(Fleet):
         """Gets one machine and offers it to the run."""
         try:
             machine = self._with_patience(lambda: self._renter.adopt() or self._renter.rent())
-        except (Stopped, MediaPipelineError) as error:
+        except Exception as error:
             self._refuse(error, 1)
-            return
-        except Exception as error:  # a bug of ours must not leave the run waiting for a machine
-            log.exception("renting failed")
-            self._refuse(RentalRefused(f"renting failed: {type(error).__name__}: {error}"), 1)
             return
         with self._changed:
             self._starting -= 1
@@ -243,7 +241,10 @@ class RentedFleet(Fleet):
         raise AssertionError
 
     def _refuse(self, error: Exception, places: int) -> None:
-        """So many machines will not come, and no others either."""
+        """So many machines will not come, and no others either; a bug of ours leaves no run waiting for them."""
+        if not isinstance(error, Stopped | MediaPipelineError):
+            log.error("renting failed", exc_info=error)
+            error = RentalRefused(f"renting failed: {type(error).__name__}: {error}")
         with self._changed:
             self._starting -= places
             is_new = self._reason is None and not isinstance(error, Stopped)
@@ -258,11 +259,15 @@ class RentedFleet(Fleet):
                 self._note_refusal()
 
     def _replace(self, machine: Machine, why: str, *, replaced: bool) -> None:
-        is_gone = self._renter.give_back(machine.lease, why, is_bad=True)
+        is_gone = False
+        try:
+            is_gone = self._renter.give_back(machine.lease, why, is_bad=True)
+        finally:
+            if replaced and not is_gone:
+                here = machine.lease.instance_id
+                self._refuse(ProviderUnreachable(f"no machine is rented while {here} may still be there", BY_HAND), 1)
         if replaced and is_gone:
             self._fill()
-        elif replaced:
-            self._refuse(ProviderUnreachable(f"no machine is rented while {machine.lease.instance_id} may be there"), 1)
 
     # -- ending ---------------------------------------------------------------------------------------------------
 
