@@ -216,15 +216,21 @@ class Places:
     def __init__(self, *places: Place, is_starting: bool = False, reason: str | None = "there is no machine") -> None:
         self.places, self.is_starting, self.reason = list(places), is_starting, reason
         self.losses: list[tuple[str, str]] = []
+        self.moved_bytes = [0, 0]  # there and back
+        self.waits = False
         self._changed = threading.Condition()
 
     def state(self) -> FleetState:
         with self._changed:
-            return FleetState(tuple(self.places), self.is_starting, None if self.places else self.reason)
+            reason = None if self.places else self.reason
+            return FleetState(tuple(self.places), self.is_starting, reason, waits=self.waits and not self.places)
 
     def wait(self, timeout_s: float) -> None:
         with self._changed:
             self._changed.wait(timeout_s)
+
+    def moved(self, place: Place, sent_bytes: int, received_bytes: int) -> None:
+        self.moved_bytes = [self.moved_bytes[0] + sent_bytes, self.moved_bytes[1] + received_bytes]
 
     def lost(self, place: Place, why: str) -> None:
         self.losses.append((place.name, why))

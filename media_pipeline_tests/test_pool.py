@@ -21,7 +21,7 @@ from media_pipeline.analyzers import ocr, poses, scenes, speakers, summary
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Medium, ModelChoice, Options
 from media_pipeline.config import DecodeLimits, Sampling, Settings
-from media_pipeline.errors import AnalyzerFailed, WorkerLost
+from media_pipeline.errors import AnalyzerFailed, BudgetReached, WorkerLost
 from media_pipeline.execution import uploads
 from media_pipeline.execution.executor import AnalyzerResult
 from media_pipeline.execution.in_process import InProcessExecutor
@@ -668,3 +668,41 @@ def test_closing_ends_the_workers_and_what_they_held(pool: PoolOf, settings: Set
     rented.executor.close()
     assert not Path("/proc", str(number)).exists()
     assert not list((settings.home / "worker").glob(f"*:{number}:*"))
+
+
+def test_what_went_there_and_came_back_is_told_to_who_pays(
+    tiny: Tiny, make: Make, settings: Settings, pool: PoolOf
+) -> None:
+    rented = pool(foreign_place(settings))
+    media = [make(f"m{n}", frames=3) for n in range(4)]
+    rented.run(tiny["tiny"], media)
+    first = list(rented.fleet.moved_bytes)
+    rented.run(tiny["tiny_pairs"], media)
+    second = list(rented.fleet.moved_bytes)
+    pictures = sum(len(frame.jpeg()) for medium in media for frame in medium.frames)  # type: ignore[attr-defined]
+    assert pictures <= first[0] < 2 * pictures + 20_000
+    assert first[1] > 0
+    assert second[0] - first[0] < pictures  # they are there already
+    assert second[1] > first[1]
+
+
+@pytest.mark.parametrize("waits", [False, True])
+def test_at_a_limit_of_the_budget_the_rest_is_done_here_or_waits(
+    tiny: Tiny, make: Make, settings: Settings, pool: PoolOf, waits: bool
+) -> None:
+    rented = pool(foreign_place(settings), share=0, reason="of the $1.00 that a day may cost, $1.00 are spent")
+    rented.fleet.waits = waits
+    media = [make(f"m{n}", width=SLOW) for n in range(12)]
+    found: Results = {}
+    for result in rented.results(tiny["tiny"], media, slow_s=0.2):
+        found[result.media_id] = result
+        rented.fleet.change(places=[])
+    assert found.keys() == {medium.media_id for medium in media}
+    waiting = [r for r in found.values() if isinstance(r.error, BudgetReached)]
+    done = [r for r in found.values() if r.rows is not None]
+    assert len(waiting) + len(done) == len(media)
+    assert done
+    assert bool(waiting) == waits
+    assert bool(rented.here.computed) == (not waits)
+    if waits:
+        assert "$1.00" in str(waiting[0].error)

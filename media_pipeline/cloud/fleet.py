@@ -88,6 +88,7 @@ class RentedFleet(Fleet):
         self._replacements = _LOST_PER_MACHINE * self._wanted
         self._is_started = self._is_closed = False
         self._reason: str | None = None  # why no more machines come
+        self._is_budget = False  # that is a limit of the budget
         self._threads: list[threading.Thread] = []
         self._spawning = threading.Lock()
         self._spent_usd: float | None = None
@@ -118,7 +119,9 @@ class RentedFleet(Fleet):
         with self._changed:
             is_starting = not self._stopping.is_set() and (self._starting > 0 or not self._is_started)
             places = tuple(machine.place for machine in self._machines.values())
-            return FleetState(places, is_starting, None if places or is_starting else self._reason)
+            if places or is_starting:
+                return FleetState(places, is_starting)
+            return FleetState((), False, self._reason, waits=self._is_budget and self._settings.gpu.at_cap == "wait")
 
     def wait(self, timeout_s: float) -> None:
         with self._changed:
@@ -249,7 +252,7 @@ class RentedFleet(Fleet):
             self._starting -= places
             is_new = self._reason is None and not isinstance(error, Stopped)
             if is_new:
-                self._reason = str(error)
+                self._reason, self._is_budget = str(error), isinstance(error, OverLimit)
             self._changed.notify_all()
         if is_new:
             self._tell(f"no further machine: {error}")
@@ -325,13 +328,13 @@ class RentedFleet(Fleet):
     def ending(self) -> set[str]:
         return self._renter.ending
 
-    def stop(self, reason: str, *, is_account: bool = False) -> None:
+    def stop(self, reason: str, *, is_account: bool = False, is_budget: bool = False) -> None:
         """Ends renting in the middle of the run: at once no place is left, and the machines go."""
         with self._changed:
             if self._stopping.is_set():
                 return
             self._stopping.set()
-            self._reason = reason
+            self._reason, self._is_budget = reason, is_budget
             self._machines.clear()
             self._changed.notify_all()
         self._tell(f"renting ends: {reason}")

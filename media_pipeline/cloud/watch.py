@@ -45,7 +45,7 @@ class Watched(Protocol):
     def lost(self, place: Place, why: str) -> None:
         """One machine is given up."""
 
-    def stop(self, reason: str, *, is_account: bool = False) -> None:
+    def stop(self, reason: str, *, is_account: bool = False, is_budget: bool = False) -> None:
         """All are, because a limit or the credit is used up."""
 
     def count(self) -> None:
@@ -66,7 +66,7 @@ def keep_books(fleet: Watched, attendance: Attendance, over: threading.Event) ->
                 fleet.stop(f"what the machines cost cannot be booked ({error})")
             continue
         if tick.stop is not None:
-            fleet.stop(str(tick.stop))
+            fleet.stop(str(tick.stop), is_budget=True)
         for machine in fleet.ready:
             lease_id = machine.lease.lease_id
             is_ended = tick.states.get(lease_id, "closed") in ("closing", "closed")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pyarrow as pa
@@ -84,6 +85,13 @@ class Results:
         standing = [media_id for media_id, item in todo.items() if item.standing is not None]
         present = self._ledger.entries(standing, [stage.name]) if standing else {}
         return [e for e in present.values() if e.fingerprint != todo[e.media_id].fingerprint]
+
+    def leave(self, stage: Stage, waiting: Sequence[Result], todo: Mapping[str, Todo], run_id: str) -> list[Outcome]:
+        """They wait for a later run. What stands from before goes on standing; of others the ledger says why."""
+        outcomes = [replace(_outcome(stage, result, todo[result.media_id]), status="unavailable") for result in waiting]
+        news = [o for o in outcomes if (s := todo[o.media_id].standing) is None or s.status != "done"]
+        self._ledger.record([entry_of(stage, outcome, run_id) for outcome in news])
+        return outcomes
 
     def record_unavailable(self, stage: Stage, outcomes: Collection[Outcome], entries: Entries, run_id: str) -> None:
         """Remember why there is no result where that is news."""

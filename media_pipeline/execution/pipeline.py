@@ -14,7 +14,7 @@ import pyarrow as pa
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._registry import registry
 from media_pipeline.config import Settings
-from media_pipeline.errors import DiskFull, MediaPipelineError, WorkerLost
+from media_pipeline.errors import BudgetReached, DiskFull, MediaPipelineError, WorkerLost
 from media_pipeline.execution.committing import Results
 from media_pipeline.execution.decoded import DecodedMedia
 from media_pipeline.execution.executor import Relay
@@ -190,9 +190,13 @@ class Pipeline:
         if not by_id:
             return
         portion: list[Result] = []
+        waiting: list[Result] = []
         committed = time.monotonic()
         try:
             for result in _second_chance(stage, [t.known for t in by_id.values()]):
+                if isinstance(result.error, BudgetReached):
+                    waiting.append(result)
+                    continue
                 if result.error is not None and result.error.retryable and not isinstance(result.error, WorkerLost):
                     raise result.error
                 portion.append(result)
@@ -205,6 +209,8 @@ class Pipeline:
             raise
         if portion:
             yield from self._results.commit(stage, portion, by_id, run_id)
+        if waiting:
+            yield from self._results.leave(stage, waiting, by_id, run_id)
 
     def require_disk(self) -> None:
         """Nothing new is begun on a disk that is nearly full.

@@ -26,6 +26,7 @@ class FleetState:
     places: tuple[Place, ...]  # ready for work
     is_starting: bool  # more may come
     reason: str | None = None  # why there are none and none will come, for people
+    waits: bool = False  # a limit of the budget is the reason, and what is left shall wait for a later run
 
 
 class Fleet(Protocol):
@@ -35,6 +36,9 @@ class Fleet(Protocol):
 
     def wait(self, timeout_s: float) -> None:
         """Until the state has changed, or so long."""
+
+    def moved(self, place: Place, sent_bytes: int, received_bytes: int) -> None:
+        """So much more went there and came back: some hosts charge for it."""
 
     def lost(self, place: Place, why: str) -> None:
         """The worker there does not answer or cannot be trusted: it is given up, never offered again."""

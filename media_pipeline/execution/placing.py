@@ -202,8 +202,12 @@ class Placements:
         fleet, pool = self._fleet, self._pool
         self._fleet = self._pool = self._release_after = None
         self._relay.to = self._relay.here
+        suspects: dict[str, list[str]] = {}
         if pool is not None:
             pool.close()
+            suspects = pool.suspects
+            # Unknown to the ledger, they are made again by the next run that looks at them.
+            self._pipeline.ledger.forget([(media_id, name) for name, media in suspects.items() for media_id in media])
         if fleet is None:
             return
         fleet.close()
@@ -213,4 +217,5 @@ class Placements:
             "minutes": round(minutes, 2),
             "summary": f"{fleet.spent_usd:.4f} USD in {minutes:.1f} minutes",
             "history": list(fleet.history),
+            **({"not_to_be_relied_on": suspects} if suspects else {}),
         }

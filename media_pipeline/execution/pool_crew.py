@@ -115,6 +115,7 @@ class Crew:
             if answer is not None:
                 self._take(answer)
             if sent or answer is not None:
+                self._run.moved(self.place, *worker.moved())
                 heard = time.monotonic()
             elif not self._items:
                 self._run.wait(_LOOK_S)

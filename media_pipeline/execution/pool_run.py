@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from media_pipeline.analyzers._spec import AnalyzerSpec, Medium, ModelChoice, Options
-from media_pipeline.errors import WorkerLost
+from media_pipeline.errors import BudgetReached, WorkerLost
 from media_pipeline.execution.executor import AnalyzerResult
 from media_pipeline.execution.places import Place
 from media_pipeline.execution.pool_crew import Crew
@@ -51,6 +51,7 @@ class PoolRun:
         self._here: dict[str, Item] = {}  # that this machine computes, by media_id
         self._here_thread: threading.Thread | None = None
         self._all_here = False  # there is no place, and none is expected
+        self._waits_for: str | None = None  # the limit of the budget that ended it, where the rest is not for here
         self._results: deque[AnalyzerResult] = deque()
         self._open = 0  # media drawn whose results have not been handed out
         self._crews: dict[str, Crew] = {}
@@ -103,10 +104,13 @@ class PoolRun:
             # A place that is on its way will not do better than one that could not.
             is_expected = bool(self._crews) or (state.is_starting and not self._unfit)
             self._all_here = not is_expected
+            self._waits_for = state.reason if self._all_here and state.waits else None
             while self._all_here and self._queue and len(self._for_here) < _AHEAD_HERE:
-                self.to_here(self._queue.popleft())
+                self._without_place(self._queue.popleft())
             self._changed.notify_all()
-        if self._all_here and not self._unfit:
+        if self._waits_for is not None:
+            self._pool.tell_once(f"{self.spec.name} waits for a later run: {self._waits_for}")
+        elif self._all_here and not self._unfit:
             self._pool.tell_once(f"{self.spec.name} is computed here: {state.reason or 'there is no machine'}")
         elif not self._crews and is_expected and time.monotonic() - self._said_at > _SAY_EVERY_S:
             self._said_at = time.monotonic()
@@ -128,12 +132,22 @@ class PoolRun:
             else:
                 self._open += 1
                 item = Item(self._pool.name_of(medium), medium)
-                if self._all_here or not is_sendable(medium):
+                if self._all_here:
+                    self._without_place(item)
+                elif not is_sendable(medium):
                     self.to_here(item)
                 else:
                     self._queue.append(item)
             self._changed.notify_all()
         return True
+
+    def _without_place(self, item: Item) -> None:
+        """What becomes of a medium when no place is left."""
+        if self._waits_for is None:
+            self.to_here(item)
+        else:
+            error = BudgetReached(self._waits_for, "a later run computes it")
+            self.deliver(AnalyzerResult(item.medium.media_id, None, error, 0.0))
 
     def _idle(self) -> None:
         with self._changed:
@@ -228,6 +242,9 @@ class PoolRun:
 
     def lost(self, place: Place, error: WorkerLost, relied_on: Collection[str]) -> None:
         self._pool.lost(place, error.cause, self.spec.name, relied_on, self.tell)
+
+    def moved(self, place: Place, sent_bytes: int, received_bytes: int) -> None:
+        self._fleet.moved(place, sent_bytes, received_bytes)
 
     def took(self, cost: Cost | None) -> None:
         if cost is not None and self._pool.on_cost is not None:

@@ -83,9 +83,16 @@ class WorkerClient:
         self._abandoned: dict[int, tuple[AnalyzerSpec, set[str]]] = {}  # by run
         self._held: OrderedDict[str, dict[str, int]] = OrderedDict()  # bytes there, by name and part
         self.hello: Hello
+        self._moved = (0, 0)
         self._line = WorkerLine(
             place, arguments, self._rows, timeout_s=heartbeat_timeout_s, start_s=start_s, max_bytes=max_bytes
         )
+
+    def moved(self) -> tuple[int, int]:
+        """Bytes sent and received since this was asked last."""
+        now = (self._line.sent_bytes, self._line.received_bytes)
+        before, self._moved = self._moved, now
+        return now[0] - before[0], now[1] - before[1]
 
     @property
     def pid(self) -> int:

@@ -58,6 +58,7 @@ class WorkerLine:
         self._timeout_s = timeout_s
         self._why: str | None = None  # it was given up
         self._last_words = ""
+        self.sent_bytes = self.received_bytes = 0  # of what messages hold
         self._sending_since: float | None = None
         self._incoming: queue.Queue[Message | WorkerLost | None] = queue.Queue(_WAITING_ANSWERS)
         self._is_closed = threading.Event()
@@ -96,6 +97,7 @@ class WorkerLine:
         self._sending_since = time.monotonic()
         try:
             messages.write(self._stdin, message)
+            self.sent_bytes += message.table.nbytes
         except (OSError, ValueError):  # closed
             raise self._lost() from None
         finally:
@@ -149,6 +151,7 @@ class WorkerLine:
         try:
             while (found := messages.read(self._stdout, self._rows, self._max_bytes)) is not None:
                 self._silent_from = time.monotonic()
+                self.received_bytes += found.table.nbytes
                 if not self._put(found):
                     return
         except BadMessage as error:
