@@ -11,10 +11,12 @@ import pytest
 from media_pipeline.analyzers import _registry
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, ModelChoice, Options
 from media_pipeline.config import Settings, load_settings
-from media_pipeline.errors import DiskFull, ModelUnavailable, UsageError, WorkerLost
+from media_pipeline.errors import BudgetReached, DiskFull, ModelUnavailable, UsageError, WorkerLost
 from media_pipeline.execution import pipeline as pipeline_module
 from media_pipeline.execution import stages as stages_module
 from media_pipeline.execution.decoded import DecodedMedia
+from media_pipeline.execution.executor import AnalyzerResult
+from media_pipeline.execution.in_process import InProcessExecutor
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline.execution.pipeline import Pipeline
 from media_pipeline.execution.stages import stage_infos
@@ -326,3 +328,49 @@ def test_options_of_an_analyzer_there_is_not_are_a_usage_error(tmp_path: Path, p
     pipeline, keys = opened(tmp_path, pictures, options={"brigthness": {"scale": 1}})
     with pytest.raises(UsageError, match="MEDIA_PIPELINE_OPTIONS__BRIGTHNESS"):
         pipeline.run_stage("media", keys, run_id="r")
+
+
+class SpentExecutor(InProcessExecutor):
+    """The money ends after so many media."""
+
+    def __init__(self, media: int) -> None:
+        super().__init__(1)
+        self.left = media
+
+    def run(self, spec, choice, options, media):  # type: ignore[no-untyped-def]
+        for medium in media:
+            if self.left == 0:
+                yield AnalyzerResult(medium.media_id, None, BudgetReached("the day's budget is used up"), 0.0)
+            else:
+                self.left -= 1
+                yield from super().run(spec, choice, options, [medium])
+
+
+def test_what_the_budget_did_not_cover_waits_for_a_later_run(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    (pictures / "text.png").unlink()
+    pipeline, keys = opened(tmp_path, pictures)
+    pipeline._executor.to = SpentExecutor(1)
+    found = run_all(pipeline, keys)["brightness"]
+    assert sorted(o.status for o in found.values()) == ["done", "unavailable", "unavailable"]
+    assert {o.reason for o in found.values()} == {None, "the day's budget is used up"}
+    waiting = pipeline.pending([m.media_id for m in pipeline.sources.all_media()])
+    assert len(waiting) == 2
+    pipeline._executor.to = pipeline._executor.here
+    assert {o.status for o in run_all(pipeline, keys)["brightness"].values()} == {"done"}
+    assert pipeline.pending(waiting) == []
+    assert pipeline.tables.read("brightness").num_rows == 3
+
+
+def test_a_result_whose_renewal_has_to_wait_goes_on_standing(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    (pictures / "text.png").unlink()
+    pipeline, keys = opened(tmp_path, pictures)
+    run_all(pipeline, keys)
+    before = pipeline.tables.read("brightness")
+    changed, _ = opened(tmp_path, pictures, options={"brightness": {"scale": 0.5}})
+    changed._executor.to = SpentExecutor(0)
+    assert {o.status for o in run_all(changed, keys)["brightness"].values()} == {"unavailable"}
+    assert changed.tables.read("brightness").equals(before)
+    assert {e.status for e in changed.ledger.entries(None, ["brightness"]).values()} == {"done"}
+    assert len(changed.pending([m.media_id for m in changed.sources.all_media()])) == 3
