@@ -59,6 +59,10 @@ bench: $(STAMP) ## Measure the pipeline against a bare loop; prints ratios
 scale: $(STAMP) ## Measure homes of 10,000 and 100,000 media (20 minutes, 12 GB of disk); writes docs/scale.md
 	@$(BIN)/python -m benchmarks.scale --docs docs/scale.md
 
+.PHONY: storm
+storm: $(STAMP) ## Rent machines from the stand-in while everything goes wrong, 200 times (half an hour)
+	@$(BIN)/python -m media_pipeline_tests.fault_storm --runs 200 --seed 1
+
 MEDIA ?= ../shared/media
 MODELS ?= $(wildcard ../shared/models)
 

@@ -98,7 +98,7 @@ FAULTS: dict[str, Fault] = {
     "29 credit ends": {"credit": 0.02},
     "30 no credit": on("create", "no_credit"),
     "30 spend limit": on("create", "spend_limit"),
-    "31 our budget ends": {"cap": 0.02},
+    "31 our budget ends": {"cap": 0.125},
     "32 destroy lies": machine(destroy_lies=2),
     "33 destroy: gone already": on("destroy", "status", code=404, body={"success": False, "error": "no_such_instance"}),
     "34 destroy: rate limit": on("destroy", "rate_limit", times=3),
@@ -306,7 +306,8 @@ def main() -> None:
 
 
 def _print(outcome: Outcome) -> None:
-    told = [line for line in outcome.said[1:] if not line.startswith(("rented a", "the machine has no key"))]
+    usual = ("renting RTX", "rented a", "the machine has no key")
+    told = [line for line in outcome.said if not line.startswith(usual)]
     _row(
         " + ".join(outcome.faults),
         outcome.error or "; ".join(line[:110] for line in told[:4]),

@@ -13,7 +13,7 @@ import pytest
 
 from demo import samples
 from media_pipeline_tests import _cli
-from media_pipeline_tests._rental_home import KEY, creates, market
+from media_pipeline_tests._rental_home import KEY, creates, market, until
 from media_pipeline_tests.vast_standin import StandIn
 
 pytestmark = [
@@ -152,3 +152,35 @@ def test_at_the_cap_the_rest_is_done_here(server: StandIn, here: Path, media: Pa
     assert server.spent() <= 0.4 + 1.0
     assert_same(here, tmp_path / "home")
     assert answer["placement"]["rented"]["spent_usd"] <= 0.4
+
+
+@pytest.mark.parametrize("at", ["upload", "compute"])
+def test_a_killed_run_leaves_nothing_running_and_goes_on(
+    server: StandIn, here: Path, media: Path, tmp_path: Path, at: str
+) -> None:
+    home = tmp_path / "home"
+
+    def has_come_so_far() -> bool:
+        if at == "compute":
+            return (home / "tables" / "faces" / "_delta_log").exists()
+        with server.market.lock:
+            return any(i.box and i.box.gate.rx > 200_000 for i in server.market.instances.values())
+
+    process = _cli.start(home, "analyze", media, "--target", "gpu", **renting(server))
+    try:
+        until(has_come_so_far, seconds=120)
+    finally:
+        process.kill()
+        process.communicate()
+    assert len(server.live()) == 1
+
+    def is_reaped() -> bool:
+        return _cli.run(home, "gpu", "reap", **renting(server)).returncode == 0 and server.live() == []
+
+    until(is_reaped, seconds=90)  # an owner that is silent for twenty seconds is taken for dead
+    leases = ask(home, "SELECT state, spent_usd FROM gpu_leases")
+    assert [lease["state"] for lease in leases] == ["closed"]
+    assert leases[0]["spent_usd"] >= 0.95 * server.spent() - 0.001
+    done = _cli.run(home, "analyze", media, MEDIA_PIPELINE_LANGUAGE="en")
+    assert done.returncode == 3, done.stderr
+    assert_same(here, home)
