@@ -30,7 +30,7 @@ VECTOR_GROUP_ROWS = 1024
 
 # Files below a limit are merged when so many of them have gathered: of four at least one is made, which is large enough
 # to be left alone from then on. So each row is rewritten a handful of times in its life, however large the table grows,
-# and a table of 10 GB has some hundred files to a thousand.
+# and a table of 10 GB has some 600 files, at most 2,500.
 MERGE_COUNT = 32
 MERGED_BYTES = 16 * MIB
 MERGE_CLASSES = (MERGED_BYTES // 16, MERGED_BYTES // 4)
