@@ -93,7 +93,8 @@ class Originals:
             except OSError:
                 continue  # its writer was faster: finished and gone
             try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # Shared: NFS gives an exclusive lock to those only who have the file open for writing (flock(2)).
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
                 leftover.unlink(missing_ok=True)
                 removed += 1
             except BlockingIOError:

@@ -30,6 +30,7 @@ from deltalake import DeltaTable
 
 from media_pipeline.errors import StorageConflict
 from media_pipeline.storage._backup_manifest import TableVersion
+from media_pipeline.storage.file_system import is_shared
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.sqlite import BUSY_TIMEOUT_S
 
@@ -75,7 +76,7 @@ class Cut:
     """The tables and databases of a home at one instant."""
 
     tables: tuple[TableCut, ...]
-    databases: Mapping[Path, sqlite3.Connection] = field(repr=False)  # each in a reading transaction
+    databases: Mapping[Path, sqlite3.Connection] = field(repr=False)  # each at that instant, whatever is written
 
 
 def take_cut(layout: Layout, stack: ExitStack) -> Cut:
@@ -116,6 +117,13 @@ def connect(path: Path) -> sqlite3.Connection:
 
 @contextmanager
 def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    if is_shared(path):
+        # Without a write-ahead log who reads holds up who writes. A temporary file of SQLite's does not.
+        with closing(sqlite3.connect("")) as copied:
+            with closing(connect(path)) as db:
+                db.backup(copied)
+            yield copied
+        return
     with closing(connect(path)) as db:
         db.execute("BEGIN")
         db.execute("SELECT count(*) FROM sqlite_master").fetchone()  # from here on it sees this state

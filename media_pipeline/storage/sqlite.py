@@ -1,4 +1,9 @@
-"""One SQLite file shared by threads and processes: write-ahead log, short transactions, our errors."""
+"""One SQLite file shared by threads and processes: short transactions, our errors, and a journal that fits its disk.
+
+On a disk of this machine that is a write-ahead log. Its readers and writers find each other through memory that they
+share, which those of several machines do not: with a write-ahead log on a network file system commits of one machine
+are silently lost on another (seen). There the file has a rollback journal, which needs nothing but locks.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +18,7 @@ from typing import Any, TypeVar
 
 from media_pipeline.errors import DiskFull, StorageConflict, UsageError
 from media_pipeline.storage.disk import is_disk_full
+from media_pipeline.storage.file_system import is_shared
 
 # A connection inherited by a forked child must neither be used nor closed there: SQLite would take the parent's locks
 # for its own. Kept here, it is not collected either.
@@ -21,6 +27,7 @@ _inherited: list[sqlite3.Connection] = []
 BUSY_TIMEOUT_S = 30.0
 # SQLite's own default limit was 999 parameters for years; distributions still build with it.
 CHUNK = 900
+_WAL_VERSIONS = b"\x02\x02"  # of who may write and read it: bytes 18 and 19 of the file format
 T = TypeVar("T")
 
 
@@ -83,9 +90,7 @@ class Database:
 
     def _connect(self) -> sqlite3.Connection:
         db = sqlite3.connect(self._file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        _switch_to_wal(db)
-        # NORMAL may lose the last instants before a power cut, never before a kill; and it never corrupts.
-        db.execute("PRAGMA synchronous = NORMAL")
+        _set_journal(db, self._file)
         db.execute("PRAGMA foreign_keys = ON")
         found = db.execute("PRAGMA user_version").fetchone()[0]
         if found > self._version:
@@ -104,6 +109,7 @@ def compact(file: Path) -> None:
     if not file.exists():
         return
     with _translated(file), closing(sqlite3.connect(file, timeout=BUSY_TIMEOUT_S, isolation_level=None)) as db:
+        _set_journal(db, file)
         db.execute("VACUUM")
         deadline = time.monotonic() + BUSY_TIMEOUT_S
         while db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]:
@@ -122,17 +128,41 @@ def marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
 
 
-def _switch_to_wal(db: sqlite3.Connection) -> None:
+def _set_journal(db: sqlite3.Connection, file: Path) -> None:
+    if is_shared(file):
+        _leave_wal(db, file)
+        # Not DELETE: where another machine has just looked for the journal, taking it away failed now and then.
+        _switch_journal(db, "TRUNCATE")
+    else:
+        _switch_journal(db, "WAL")
+        # NORMAL may lose the last instants before a power cut, never before a kill; and it never corrupts a write-ahead
+        # log. A rollback journal wants FULL, which is the default.
+        db.execute("PRAGMA synchronous = NORMAL")
+
+
+def _switch_journal(db: sqlite3.Connection, mode: str) -> None:
     # Changing the journal mode does not wait for other processes as everything else does.
     deadline = time.monotonic() + BUSY_TIMEOUT_S
     while True:
         try:
-            db.execute("PRAGMA journal_mode = WAL")
+            db.execute(f"PRAGMA journal_mode = {mode}")
             return
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
+
+
+def _leave_wal(db: sqlite3.Connection, file: Path) -> None:
+    """Of a home that was moved here from a disk: the file says itself that it has a write-ahead log."""
+    with file.open("rb") as header:
+        if header.read(20)[18:] != _WAL_VERSIONS:
+            return
+    # Some network file systems refuse the shared memory. Who has the file to itself does without.
+    db.execute("PRAGMA locking_mode = EXCLUSIVE")
+    _switch_journal(db, "TRUNCATE")
+    db.execute("PRAGMA locking_mode = NORMAL")
+    db.execute("SELECT 1 FROM sqlite_master").fetchone()  # the lock is let go by the next reading
 
 
 @contextmanager
