@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,12 +17,11 @@ from media_pipeline.engine.event_storage import FastSqliteEventLogStorage
 from media_pipeline.engine.instance import (
     PROCESS_TAG,
     instance_template,
-    is_alive,
     open_instance,
-    process_signature,
     reconcile_dead_runs,
 )
 from media_pipeline.engine.partitions import announce, contiguous_ranges, keys_of_run, range_tags
+from media_pipeline.storage import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,28 +99,12 @@ def started_run(instance: dg.DagsterInstance, tags: dict[str, str]) -> str:
     return run.run_id
 
 
-def test_signatures_tell_processes_apart() -> None:
-    own = process_signature()
-    boot, pid, start = own.split(":")
-    child = subprocess.Popen(["sleep", "60"])
-    other = process_signature(child.pid)
-    assert is_alive(own)
-    assert is_alive(other)
-    assert not is_alive(f"{boot}:{pid}:{int(start) - 1}"), "the id was given to a later process"
-    assert not is_alive(f"another-boot:{pid}:{start}")
-    child.kill()
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # dead and not yet buried
-    assert not is_alive(other)
-    child.wait()
-    assert not is_alive(other)
-
-
 def test_a_run_whose_process_is_gone_is_failed_with_the_cause(instance) -> None:
     child = subprocess.Popen(["sleep", "60"])
-    dead = started_run(instance, {PROCESS_TAG: process_signature(child.pid)})
+    dead = started_run(instance, {PROCESS_TAG: processes.signature(child.pid)})
     child.kill()
     child.wait()
-    alive = started_run(instance, {PROCESS_TAG: process_signature()})
+    alive = started_run(instance, {PROCESS_TAG: processes.signature()})
     unsigned = started_run(instance, {})
     assert reconcile_dead_runs(instance) == [dead]
     assert instance.get_run_by_id(dead).status == dg.DagsterRunStatus.FAILURE

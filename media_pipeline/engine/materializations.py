@@ -10,6 +10,7 @@ import base64
 import io
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import dagster as dg
@@ -127,12 +128,14 @@ def newest_event_ids(instance: dg.DagsterInstance, assets: Iterable[str]) -> dic
 
 
 def log_materializations(context: dg.OpExecutionContext, events: Sequence[dg.AssetMaterialization]) -> None:
-    """Log these events of the running op in one transaction per database."""
-    batch_id = uuid.uuid4().hex
+    """Log these events of the running op, adjacent ones of one asset in one transaction per database."""
     step_context = context.get_step_execution_context()
-    for position, event in enumerate(events, start=1):
-        batch = DagsterEventBatchMetadata(batch_id, is_end=position == len(events))
-        DagsterEvent.asset_materialization(step_context, event, batch)
+    # PostgreSQL's storage notes the newest event of an asset for the last one of a batch only.
+    for _, group in groupby(events, key=lambda event: event.asset_key):
+        same_asset, batch_id = list(group), uuid.uuid4().hex
+        for position, event in enumerate(same_asset, start=1):
+            batch = DagsterEventBatchMetadata(batch_id, is_end=position == len(same_asset))
+            DagsterEvent.asset_materialization(step_context, event, batch)
 
 
 def withdraw_plans(instance: dg.DagsterInstance, job_name: str, asset: str, partition_keys: Sequence[str]) -> None:
