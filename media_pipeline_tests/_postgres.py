@@ -17,8 +17,12 @@ USER = "postgres"
 
 
 @contextmanager
-def postgres() -> Iterator[str]:
-    """The address of an empty database; skips where there is no server program."""
+def postgres(*, password: str | None = None) -> Iterator[str]:
+    """The address of an empty database; skips where there is no server program.
+
+    Args:
+        password: asked of everybody; None: nobody is asked for one
+    """
     if not (shutil.which("initdb") and shutil.which("pg_ctl")):
         pytest.skip("PostgreSQL is not installed")
     # The server refuses to be root, and its socket's path must be short.
@@ -32,11 +36,17 @@ def postgres() -> Iterator[str]:
                 pytest.skip(f"PostgreSQL does not run as root, and there is no user {user}")
             os.chown(folder, account.pw_uid, account.pw_gid)
         data, log = folder / "data", folder / "log"
-        _run(["initdb", "-D", str(data), "-U", "test", "--auth=trust", "--no-sync"], user)
+        auth = ["--auth=trust"]
+        if password is not None:
+            (folder / "password").write_text(password)
+            auth = ["--auth=scram-sha-256", f"--pwfile={folder / 'password'}"]
+            folder.chmod(0o755)
+            (folder / "password").chmod(0o644)
+        _run(["initdb", "-D", str(data), "-U", "test", *auth, "--no-sync"], user)
         options = f"-c listen_addresses='' -c unix_socket_directories='{folder}' -c fsync=off"
         _run(["pg_ctl", "-D", str(data), "-l", str(log), "-o", options, "-w", "start"], user)
         try:
-            yield f"postgresql://test@/postgres?host={folder}"
+            yield f"postgresql://test{f':{password}' if password else ''}@/postgres?host={folder}"
         finally:
             _run(["pg_ctl", "-D", str(data), "-m", "immediate", "-w", "stop"], user)
     finally:

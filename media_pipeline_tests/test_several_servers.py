@@ -1,0 +1,469 @@
+"""One home for several servers: its Dagster instance, runs as containers, and SQLite where machines share a disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import runpy
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import docker
+import pyarrow as pa
+import pytest
+import yaml
+from dagster._core.instance.ref import InstanceRef
+from dagster._core.launcher.base import WorkerStatus
+from deltalake import DeltaTable
+
+from media_pipeline.config import ENV_PREFIX, load_settings
+from media_pipeline.engine.container_launcher import ENGINE_TAG, ContainerRunLauncher
+from media_pipeline.engine.event_storage import EVENTS_PER_TRANSACTION
+from media_pipeline.engine.instance import PROCESS_TAG, instance_template, open_instance, reconcile_dead_runs
+from media_pipeline.engine.materializations import log_materializations
+from media_pipeline.engine.tags import COMMAND_LINE, SOURCE_TAG
+from media_pipeline.errors import UsageError
+from media_pipeline.storage import file_system, processes
+from media_pipeline.storage._backup_cut import copy_database, take_cut
+from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.sqlite import Database
+from media_pipeline.storage.tables import Tables
+from media_pipeline_tests._postgres import postgres
+
+ROOT = Path(__file__).resolve().parent.parent
+FOLDER = ROOT / "deploy" / "several-servers"
+CONFIGURATION: dict[str, Any] = yaml.safe_load((FOLDER / "dagster.yaml").read_text(encoding="utf-8"))
+COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "docker-compose.yml").read_text(encoding="utf-8"))
+LAUNCHER: dict[str, Any] = CONFIGURATION["run_launcher"]["config"]
+
+
+# --- the files in deploy/several-servers ----------------------------------------------------------------------------
+
+
+def test_the_instance_differs_from_that_of_one_server_where_it_must() -> None:
+    one = yaml.safe_load(instance_template())
+    own = ("storage", "run_launcher", "concurrency", "run_monitoring")
+    assert {k: v for k, v in CONFIGURATION.items() if k not in own} == {k: v for k, v in one.items() if k not in own}
+    assert CONFIGURATION["run_monitoring"].items() >= one["run_monitoring"].items()
+
+
+@pytest.mark.parametrize("name", ["dagster.yaml", "dagster-kubernetes.yaml", "dagster-celery.yaml"])
+def test_no_password_is_written_down(name: str) -> None:
+    database = yaml.safe_load((FOLDER / name).read_text(encoding="utf-8"))["storage"]["postgres"]["postgres_db"]
+    assert database["password"] == {"env": "DAGSTER_POSTGRES_PASSWORD"}
+
+
+def test_dagster_takes_the_configuration_of_the_launcher(tmp_path: Path) -> None:
+    shutil.copy(FOLDER / "dagster.yaml", tmp_path)
+    launcher = InstanceRef.from_dir(str(tmp_path)).run_launcher
+    assert isinstance(launcher, ContainerRunLauncher)
+    assert launcher.image == COMPOSE["services"]["control"]["image"]
+
+
+def test_the_control_server_and_its_runs_have_the_same_home_and_the_same_walls() -> None:
+    control, runs = COMPOSE["services"]["control"], LAUNCHER["container_kwargs"]
+    assert runs["volumes"][0] == control["volumes"][0]
+    for wall in ("read_only", "cap_drop", "security_opt"):
+        assert runs[wall] == control[wall]
+    assert list(runs["tmpfs"]) == control["tmpfs"]
+    assert runs["auto_remove"] is True
+
+
+def test_what_runs_take_from_the_environment_the_control_server_has() -> None:
+    given = {entry.partition("=")[0]: entry for entry in COMPOSE["services"]["control"]["environment"]}
+    taken = [entry for entry in LAUNCHER["env_vars"] if "=" not in entry]
+    assert set(taken) == {"DAGSTER_POSTGRES_HOST", "DAGSTER_POSTGRES_PASSWORD"}
+    assert set(taken) <= set(given)
+    assert given["DAGSTER_POSTGRES_PASSWORD"] == "DAGSTER_POSTGRES_PASSWORD"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", [("docker-compose",), ("docker", "compose")], ids=" ".join)
+def test_compose_accepts_it_and_wants_the_password(tool: tuple[str, ...]) -> None:
+    if shutil.which(tool[0]) is None or subprocess.run([*tool, "version"], capture_output=True).returncode != 0:
+        pytest.skip(f"`{' '.join(tool)}` is not installed")
+    known = {"PATH": "/usr/local/bin:/usr/bin:/bin", "SERVER_ADDRESS": "10.0.0.1", "DOCKER_GROUP": "999"}
+
+    def config(**more: str) -> subprocess.CompletedProcess[str]:
+        command = [*tool, "-f", FOLDER / "docker-compose.yml", "config"]
+        return subprocess.run(command, env=known | more, capture_output=True, text=True, timeout=60)
+
+    without = config()
+    assert without.returncode != 0
+    assert "several-servers.md" in without.stderr
+    done = config(DAGSTER_POSTGRES_PASSWORD="s3cret")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "10.0.0.1" in done.stdout
+
+
+# --- the instance ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_a_configuration_with_a_storage_of_its_own_is_left_as_it_is(tmp_path: Path) -> None:
+    file = tmp_path / "home" / "dagster" / "dagster.yaml"
+    file.parent.mkdir(parents=True)
+    text = f"storage:\n  sqlite:\n    base_dir: {tmp_path / 'elsewhere'}\ntelemetry: {{enabled: false}}\n"
+    file.write_text(text)
+    with open_instance(load_settings(home=tmp_path / "home")) as instance:
+        assert instance.get_dynamic_partitions("media") == []
+    assert file.read_text() == text
+    assert (tmp_path / "elsewhere").exists()
+    assert not (file.parent / "history").exists()
+
+
+@pytest.mark.slow
+def test_one_of_ours_is_brought_up_to_date(tmp_path: Path) -> None:
+    file = tmp_path / "dagster" / "dagster.yaml"
+    file.parent.mkdir()
+    file.write_text(instance_template() + "\n# of an older version\n")
+    with open_instance(load_settings(home=tmp_path)):
+        assert file.read_text() == instance_template()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("storage: [", "is no YAML"),
+        ((FOLDER / "dagster.yaml").read_text(), "DAGSTER_POSTGRES_HOST"),
+        ("storage:\n  postgres:\n    postgres_url: postgresql://nobody@127.0.0.1:1/none\n", "refused"),
+    ],
+    ids=["broken", "without its variables", "without its database"],
+)
+def test_a_storage_that_cannot_be_opened_is_an_error_and_never_replaced(
+    tmp_path: Path, text: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dagster_postgres.utils.time.sleep", lambda _: None)
+    file = tmp_path / "dagster" / "dagster.yaml"
+    file.parent.mkdir()
+    file.write_text(text)
+    with pytest.raises(UsageError, match=said) as refused:
+        open_instance(load_settings(home=tmp_path))
+    assert str(file) in str(refused.value)
+    assert file.read_text() == text
+
+
+@dg.job
+def nothing() -> None: ...
+
+
+@contextmanager
+def shared_instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    """The instance of a home whose own configuration names a PostgreSQL server."""
+    (home / "dagster").mkdir()
+    with postgres() as address:
+        configuration = {"storage": {"postgres": {"postgres_url": address}}, "telemetry": {"enabled": False}}
+        (home / "dagster" / "dagster.yaml").write_text(yaml.safe_dump(configuration))
+        with open_instance(load_settings(home=home)) as instance:
+            yield instance
+
+
+@pytest.mark.slow
+def test_postgres_knows_the_newest_event_of_every_asset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its storage notes it for the last event of a batch only."""
+    monkeypatch.delenv("DAGSTER_EVENT_BATCH_SIZE", raising=False)
+    names = ["one", "two", "three"]
+
+    @dg.op
+    def log(context) -> None:  # unannotated: Dagster cannot read annotations that are text
+        log_materializations(context, [dg.AssetMaterialization(name) for name in names])
+
+    @dg.job
+    def logging() -> None:
+        log()
+
+    with shared_instance(tmp_path) as instance:
+        assert os.environ["DAGSTER_EVENT_BATCH_SIZE"] == str(EVENTS_PER_TRANSACTION)
+        logging.execute_in_process(instance=instance)
+        records = instance.get_asset_records([dg.AssetKey(name) for name in names])
+        newest = [record.asset_entry.last_materialization_storage_id for record in records]
+        assert len(newest) == len(set(newest)) == 3
+        assert None not in newest
+
+
+@pytest.mark.slow
+def test_each_server_tells_of_its_own_processes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gone = subprocess.Popen(["sleep", "60"])
+    killed = processes.signature(gone.pid)
+    gone.kill()
+    gone.wait()
+    elsewhere = "another-" + killed
+    with shared_instance(tmp_path) as instance:
+
+        def started(**tags: str) -> str:
+            named = {{"process": PROCESS_TAG, "source": SOURCE_TAG}[k]: v for k, v in tags.items()}
+            return instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED, tags=named).run_id
+
+        here, there = started(process=killed), started(process=elsewhere)
+        assert reconcile_dead_runs(instance) == [here]
+        launched = started(process=killed)
+        typed = started(process=killed, source=COMMAND_LINE)
+        monkeypatch.setattr(type(instance), "run_launcher", property(lambda _: ContainerRunLauncher()))
+        assert reconcile_dead_runs(instance) == [typed], "of what it launched the launcher knows more"
+        for run_id in (there, launched):
+            assert instance.get_run_by_id(run_id).status == dg.DagsterRunStatus.STARTED
+
+
+# --- runs as containers ---------------------------------------------------------------------------------------------
+
+
+class FakeEngine:
+    """A Docker engine with so many runs; None: it does not answer."""
+
+    def __init__(self, runs: int | None) -> None:
+        self.runs = runs
+        self.created: list[dict[str, Any]] = []
+        self.containers = self
+
+    def list(self, filters: dict[str, str]) -> Sequence[None]:
+        assert filters == {"label": "dagster/run_id"}
+        if self.runs is None:
+            raise docker.errors.DockerException("connection refused")
+        return [None] * self.runs
+
+    def create(self, **options: Any) -> FakeEngine:
+        self.created.append(options)
+        return self
+
+    id, status = "c0ffee", "running"
+
+    def start(self) -> None: ...
+
+    def get(self, container_id: str) -> FakeEngine:
+        if container_id != self.id or not self.created:
+            raise docker.errors.NotFound("no such container")
+        return self
+
+
+ENGINES = ("unix:///here.sock", "tcp://10.0.0.2:2376", "tcp://10.0.0.3:2376")
+
+
+@pytest.fixture
+def asked() -> list[dict[str, Any]]:
+    """How engines were reached."""
+    return []
+
+
+@pytest.fixture
+def launcher(
+    monkeypatch: pytest.MonkeyPatch, asked: list[dict[str, Any]]
+) -> Iterator[Callable[..., tuple[ContainerRunLauncher, list[FakeEngine], dg.DagsterRun]]]:
+    """Makes a launcher over engines with so many runs, and a run of an instance of its own."""
+    monkeypatch.setenv("MEDIA_PIPELINE_LANGUAGE", "de")
+    monkeypatch.setenv("SOMETHING_SECRET", "not for runs")
+    monkeypatch.setenv("VAST_API_KEY", "for renting")
+    with dg.DagsterInstance.ephemeral() as instance:
+
+        def made(*runs: int | None) -> tuple[ContainerRunLauncher, list[FakeEngine], dg.DagsterRun]:
+            engines = [FakeEngine(count) for count in runs]
+
+            def connect(timeout: int, environment: dict[str, str]) -> FakeEngine:
+                asked.append(environment)
+                return engines[ENGINES.index(environment["DOCKER_HOST"])]
+
+            monkeypatch.setattr("docker.from_env", connect)
+            config = {"engines": list(ENGINES[: len(runs)]), "certificates": "/certificates", "env_vars": ["A=b"]}
+            found = ContainerRunLauncher(image="media-pipeline", **config)
+            found.register_instance(instance)
+            return found, engines, instance.create_run_for_job(nothing)
+
+        yield made
+
+
+def test_a_run_goes_to_the_engine_with_the_fewest_runs(launcher, asked) -> None:
+    found, engines, run = launcher(2, 0, 1)
+    found._launch_container_with_command(run, "media-pipeline", ["dagster", "api", "execute_run", "{}"])
+    assert [len(engine.created) for engine in engines] == [0, 1, 0]
+    launched = found._instance.get_run_by_id(run.run_id)
+    assert launched.tags[ENGINE_TAG] == ENGINES[1]
+    assert found.check_run_worker_health(launched).status == WorkerStatus.RUNNING, "it is asked where it is"
+    assert asked[0] == {"DOCKER_HOST": ENGINES[0]}
+    assert asked[1] == {"DOCKER_HOST": ENGINES[1], "DOCKER_TLS_VERIFY": "1", "DOCKER_CERT_PATH": "/certificates"}
+    engines[1].created.clear()
+    assert found.check_run_worker_health(launched).status == WorkerStatus.NOT_FOUND
+
+
+def test_engines_that_do_not_answer_are_passed_over(launcher) -> None:
+    found, engines, run = launcher(None, 5, None)
+    found._launch_container_with_command(run, "media-pipeline", [])
+    assert [len(engine.created) for engine in engines] == [0, 1, 0]
+    engines[1].runs = None
+    with pytest.raises(UsageError, match=r"no Docker engine answers .*10\.0\.0\.3"):
+        found._launch_container_with_command(run, "media-pipeline", [])
+
+
+def test_a_run_has_the_settings_of_the_server_that_starts_it_and_nothing_else(launcher) -> None:
+    found, engines, run = launcher(0)
+    found._launch_container_with_command(run, "media-pipeline", [])
+    environment = dict(engines[0].created[0]["environment"])
+    assert environment["MEDIA_PIPELINE_HOME"] == str(load_settings().home)
+    assert environment["MEDIA_PIPELINE_LANGUAGE"] == "de"
+    others = {name: value for name, value in environment.items() if not name.startswith(ENV_PREFIX)}
+    assert others == {"A": "b", "VAST_API_KEY": "for renting", "DAGSTER_RUN_JOB_NAME": "nothing"}
+
+
+def test_a_run_of_the_command_line_has_no_container_and_is_not_failed_for_that(launcher) -> None:
+    found, _, _ = launcher(0)
+    typed = found._instance.create_run_for_job(nothing, tags={SOURCE_TAG: COMMAND_LINE})
+    assert found.check_run_worker_health(typed).status == WorkerStatus.RUNNING
+
+
+def test_an_engine_on_the_network_is_not_spoken_to_without_certificates() -> None:
+    with pytest.raises(UsageError, match="certificates"):
+        ContainerRunLauncher(engines=["tcp://10.0.0.2:2376"])
+
+
+# --- a disk that machines share -------------------------------------------------------------------------------------
+
+MOUNTS = """\
+21 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+30 21 0:40 / /srv/media\\040home rw,relatime shared:2 - nfs4 nas:/media rw,vers=4.2
+31 30 254:1 / /srv/media\\040home/indexes rw - xfs /dev/vdb rw
+32 21 0:41 / /mnt/gluster rw - fuse.glusterfs nas:/media rw
+33 21 254:2 / /mnt/usb rw - fuseblk /dev/sdb1 rw
+34 21 0:42 / /mnt/twice rw - ext4 /dev/vdc rw
+35 34 0:43 / /mnt/twice rw - cifs //nas/media rw
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "shared"),
+    [
+        ("/home/media", "ext4", False),
+        ("/srv/media home/sources.sqlite", "nfs4", True),
+        ("/srv/media home", "nfs4", True),
+        ("/srv/media homes", "ext4", False),
+        ("/srv/media home/indexes/words.sqlite", "xfs", False),
+        ("/mnt/gluster/a/b", "fuse.glusterfs", True),
+        ("/mnt/usb/a", "fuseblk", False),
+        ("/mnt/twice/a", "cifs", True),
+    ],
+)
+def test_file_systems_are_told_apart(
+    path: str, kind: str, shared: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mountinfo").write_text(MOUNTS)
+    monkeypatch.setattr(file_system, "_MOUNTS", tmp_path / "mountinfo")
+    assert file_system.file_system(Path(path)) == kind
+    assert file_system.is_shared(Path(path)) is shared
+
+
+def test_this_systems_own_mounts_can_be_read() -> None:
+    assert file_system.file_system(Path("/proc")) == "proc"
+    assert file_system.file_system(Path("/proc/self/no such file")) == "proc"
+
+
+COUNTER = (
+    "CREATE TABLE IF NOT EXISTS counter(value); CREATE TABLE IF NOT EXISTS written(who, number);"
+    " INSERT INTO counter SELECT 0 WHERE NOT EXISTS (SELECT 1 FROM counter);"
+)
+COUNTING = f"""
+import sys
+from pathlib import Path
+import media_pipeline.storage.sqlite as sqlite
+sqlite.is_shared = lambda path: True
+database = sqlite.Database(Path(sys.argv[1]), {COUNTER!r}, version=1)
+print("ready", flush=True)
+sys.stdin.readline()
+for number in range(25):
+    with database.write() as db:
+        value = db.execute("SELECT value FROM counter").fetchone()[0]
+        db.execute("UPDATE counter SET value = ?", (value + 1,))
+        db.execute("INSERT INTO written VALUES (?, ?)", (sys.argv[2], number))
+"""
+
+
+@pytest.mark.slow
+def test_several_processes_write_without_a_write_ahead_log(tmp_path: Path) -> None:
+    file = tmp_path / "counter.sqlite"
+    # As it lay on a disk before the home was moved.
+    database = Database(file, COUNTER, version=1)
+    database.close()
+    assert file.read_bytes()[18:20] == b"\x02\x02"
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", COUNTING, str(file), str(who)],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for who in range(4)
+    ]
+    for writer in writers:
+        assert writer.stdout.readline() == "ready\n"
+    assert file.read_bytes()[18:20] == b"\x01\x01"
+    assert not list(tmp_path.glob("*-wal")) and not list(tmp_path.glob("*-shm"))
+    for writer in writers:
+        writer.communicate("\n", timeout=120)
+    assert [writer.returncode for writer in writers] == [0] * 4
+    with closing(sqlite3.connect(file)) as db:
+        assert db.execute("SELECT value FROM counter").fetchone() == (100,)
+        assert Counter(db.execute("SELECT who FROM written").fetchall()) == {(str(who),): 25 for who in range(4)}
+
+
+def test_on_a_shared_disk_no_commit_is_lost_to_a_power_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shared, expected in ((False, ("wal", 1)), (True, ("truncate", 2))):
+        monkeypatch.setattr("media_pipeline.storage.sqlite.is_shared", lambda _, shared=shared: shared)
+        database = Database(tmp_path / "same.sqlite", COUNTER, version=1)
+        found = [database.query(f"PRAGMA {name}")[0][0] for name in ("journal_mode", "synchronous")]
+        database.close()
+        assert tuple(found) == expected
+
+
+def test_a_backup_does_not_hold_up_writers_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("media_pipeline.storage.sqlite.is_shared", lambda _: True)
+    monkeypatch.setattr("media_pipeline.storage._backup_cut.is_shared", lambda _: True)
+    monkeypatch.setattr("media_pipeline.storage.sqlite.BUSY_TIMEOUT_S", 0.1)
+    layout = Layout(tmp_path)
+    layout.create()
+    database = Database(layout.sources, COUNTER, version=1)
+    with ExitStack() as stack:
+        cut = take_cut(layout, stack)
+        with database.write() as db:
+            db.execute("UPDATE counter SET value = 1")
+        copy_database(cut.databases[layout.sources], tmp_path / "copy.sqlite")
+    database.close()
+    for file, expected in ((tmp_path / "copy.sqlite", 0), (layout.sources, 1)):
+        with closing(sqlite3.connect(file)) as db:
+            assert db.execute("SELECT value FROM counter").fetchone() == (expected,)
+
+
+# --- tables in a bucket ---------------------------------------------------------------------------------------------
+
+
+def test_tables_are_published_whole_and_only_when_they_have_changed(tmp_path: Path) -> None:
+    """To a folder here; to a bucket it is the same call with another address."""
+    publish = runpy.run_path(str(FOLDER / "publish_tables.py"))["publish"]
+    schema = pa.schema([("media_id", pa.string()), ("text", pa.string()), ("box", pa.list_(pa.float32()))])
+    tables = Tables(tmp_path / "home" / "tables", tmp_path / "home" / "locks")
+    for name in ("ocr", "titles"):
+        tables.ensure(name, schema)
+
+    def write(media_id: str, text: str) -> None:
+        tables.replace("ocr", pa.table([[media_id], [text], [[0.5]]], schema=schema), {media_id})
+
+    def read(name: str) -> list[dict[str, Any]]:
+        table = DeltaTable(f"{target}/{name}").to_pyarrow_dataset().to_table()
+        return sorted(table.to_pylist(), key=json.dumps)
+
+    target = (tmp_path / "bucket").as_uri()
+    write("a", "one")
+    assert publish(tmp_path / "home", target) == ["ocr", "titles"]
+    assert read("ocr") == [{"media_id": "a", "text": "one", "box": [0.5]}]
+    assert read("titles") == []
+    assert publish(tmp_path / "home", target) == []
+    write("a", "two")
+    write("b", "three")
+    before = DeltaTable(f"{target}/ocr")
+    assert publish(tmp_path / "home", target) == ["ocr"]
+    assert [row["text"] for row in read("ocr")] == ["two", "three"]
+    assert before.to_pyarrow_dataset().to_table()["text"].to_pylist() == ["one"], "who reads goes on reading"
