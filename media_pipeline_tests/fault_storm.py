@@ -89,12 +89,12 @@ FAULTS: dict[str, Fault] = {
     "21 GPU broken": machine(gpu="broken"),
     "22 slow network": machine(ssh={"bps": 400_000}),
     "23 cut in transfer": machine(ssh={"cut_after_bytes": 600_000}),
-    "24 host dies, says running": machine(die_after=4),
-    "25 offline in the middle": machine(offline_after=4),
-    "25 unknown in the middle": machine(unknown_after=4),
-    "26 container exits": machine(exit_after=4),
-    "27 outbid": machine(preempt_after=4),
-    "28 rental expires": machine(expire_after=4),
+    "24 host dies, says running": machine(die_after=8),
+    "25 offline in the middle": machine(offline_after=8),
+    "25 unknown in the middle": machine(unknown_after=8),
+    "26 container exits": machine(exit_after=8),
+    "27 outbid": machine(preempt_after=8),
+    "28 rental expires": machine(expire_after=8),
     "29 credit ends": {"credit": 0.02},
     "30 no credit": on("create", "no_credit"),
     "30 spend limit": on("create", "spend_limit"),
@@ -152,6 +152,8 @@ class Storm:
         cap = float(extra.get("cap", CAP_USD))
         found = Outcome(names, cap_usd=cap)
         with market(0 if "offers" in extra else 6, USD_PER_HOUR, ssh=True, credit=extra.get("credit", 1000)) as server:
+            for offer in server.market.offers.values():  # else one that failed in a run before is not taken for an hour
+                offer["machine_id"] += 1000 * number
             server.fault(*[dict(fault) for fault in faults if "do" in fault])
             if "raise" in extra:
                 _raise_prices(server, extra["raise"])

@@ -78,18 +78,20 @@ def pictures(count: float) -> Workload:
 
 def test_what_was_measured_here_is_scaled_by_what_drives_it() -> None:
     transcript = measured("transcript", 50.0, audio_s=200.0, load_s=4.0)
-    work = Workload({"media": load(stills=20, duration_s=100), "ocr": load(frames=50), "transcript": load(audio_s=400)})
+    stages = {"media": load(stills=20, duration_s=100), "ocr": load(frames=50), "transcript": load(audio_s=400)}
+    work = Workload(stages, total=Load(media=30))
     found = {took.stage: took for took in rates(OCR, transcript).here(work)}
     assert found["ocr"].seconds == pytest.approx(50)
     assert found["transcript"].seconds == pytest.approx(104)  # the model is loaded once
     assert found["media"].seconds == pytest.approx(20 * 0.1 + 100 * 0.05)
-    assert {took.basis for took in found.values()} == {"measured"}
+    assert found["around the stages"].seconds > 0
+    assert {took.basis for took in found.values()} == {"measured", "usual"}
 
 
 def test_another_model_or_machine_tells_nothing_of_this_one() -> None:
     work = Workload({"ocr": load(frames=50)})
     for row in (OCR | {"model": "another"}, OCR | {"machine": "another processor"}):
-        [took] = rates(row).here(work)
+        took = rates(row).here(work)[0]
         assert took.basis == "estimated"
 
 
@@ -107,13 +109,14 @@ def test_a_rented_option_counts_boot_upload_disk_and_what_stays_here() -> None:
     gpu = measured("ocr", 10.0, where="RTX 4090", frames=100)
     [option] = rented(work, rates(OCR, gpu), [OFFER], {"ocr"}, GPU, expected, usd_left=10)
     decode_s, upload_s, ocr_s = 360, 300, 360
-    assert option.seconds == pytest.approx(max(300, decode_s) + upload_s + ocr_s)
+    around_s = next(took.seconds for took in option.parts if took.stage == "around the stages")
+    assert option.seconds == pytest.approx(max(300, decode_s) + upload_s + ocr_s + around_s)
     hours = (decode_s + upload_s + ocr_s) / 3600
     gpu_hours = hours - 300 / 3600
     disk = 0.18 * GPU.disk_gb / 720
     assert option.usd == pytest.approx(0.39 * gpu_hours + disk * hours + 0.01 * 0.9, rel=1e-6)
     assert option.is_measured
-    assert here(work, rates(OCR, gpu)).seconds == pytest.approx(3600 + 360)
+    assert here(work, rates(OCR, gpu)).seconds == pytest.approx(3600 + 360 + around_s)
 
 
 def test_a_small_budget_covers_a_share_and_none_at_all_no_machine() -> None:

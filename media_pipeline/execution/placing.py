@@ -130,6 +130,7 @@ class Placements:
             workload.habits(pipeline),
             cores=pipeline.settings.thread_count,
             speedup=pipeline.settings.gpu.speedup,
+            media_per_run=pipeline.settings.batch.max_media,
         )
 
     # --- renting -----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,6 +24,8 @@ _REFERENCE = {
     "transcript": 0.6,
 }
 _REFERENCE_PER_MEDIUM = 0.02  # the others read rows
+# Starting a run, keeping its results, bringing indexes and views up to date: per run, whatever its size.
+_AROUND_A_RUN_S = 7.0
 _REFERENCE_DECODE = (0.15, 0.06)  # per still picture and per second of video or sound
 
 
@@ -44,6 +47,7 @@ class Rates:
         models: the model that each analyzer will use
         habits: what decoding took
         cores: that work here
+        media_per_run: how many one run takes
         speedup: how many times as fast as this machine a GPU is taken for until it was measured
     """
 
@@ -55,13 +59,18 @@ class Rates:
         *,
         cores: int,
         speedup: float,
+        media_per_run: int = 64,
     ) -> None:
         self._measured, self._models, self._habits = measured, models, habits
-        self._cores, self._speedup = cores, speedup
+        self._cores, self._speedup, self._media_per_run = cores, speedup, media_per_run
 
     def here(self, work: Workload) -> list[Took]:
-        """Each stage with work, on this machine."""
-        return [self._stage(name, load) for name, load in work.stages.items()]
+        """Each stage with work, on this machine, and what a run takes around them."""
+        if not work.stages:
+            return []
+        runs = math.ceil(work.total.media / self._media_per_run)
+        around = Took("around the stages", _AROUND_A_RUN_S * runs, "here", "usual")
+        return [*(self._stage(name, load) for name, load in work.stages.items()), around]
 
     def on_gpu(self, work: Workload, gpu: str, names: Iterable[str]) -> list[Took]:
         """These stages on a machine with this GPU."""
