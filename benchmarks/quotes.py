@@ -25,6 +25,7 @@ import numpy as np
 
 from demo.people import ANNA, BRUNO, on_canvas, portrait
 from demo.pictures import render_landscape, render_slide, write_picture
+from demo.samples import VOICES
 from demo.sound import Samples, silence, speak, with_room_noise, write_wav
 from demo.video import write_video
 from media_pipeline_tests._rental_home import KEY, market
@@ -72,7 +73,7 @@ def talk(chance: random.Random, sentences: int) -> Samples:
     parts = [silence(0)]
     for number in range(sentences):
         parts.append(with_room_noise(silence(chance.uniform(0.4, 0.9)), seed=number))
-        parts.append(speak(sentence(chance), voice=chance.choice(["en-us", "en-gb"]), seed=number))
+        parts.append(speak(sentence(chance), voice=chance.choice(list(VOICES.values())), seed=number))
     return np.concatenate(parts)
 
 
