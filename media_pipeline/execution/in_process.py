@@ -17,7 +17,7 @@ import psutil
 import pyarrow as pa
 
 from media_pipeline.analyzers._device import CUDA, load_on
-from media_pipeline.analyzers._gpu_memory import card
+from media_pipeline.analyzers._gpu_memory import card, in_brief
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
 from media_pipeline.analyzers._threads import one_thread_per_call
 from media_pipeline.errors import AnalyzerFailed, MediaPipelineError
@@ -223,6 +223,6 @@ def _as_ours(spec: AnalyzerSpec, error: Exception) -> MediaPipelineError:
     if isinstance(error, MediaPipelineError):
         return error
     return AnalyzerFailed(
-        f"{spec.name} failed on this medium: {type(error).__name__}: {str(error)[:300]}",
+        f"{spec.name} failed on this medium: {in_brief(error)}",
         "report this with the file; `media-pipeline analyze --retry-failed` tries it again",
     )
