@@ -138,6 +138,7 @@ class ScriptedRunner:
         wish: Wish,
         *,
         run_id: str,
+        force: bool,
         say: Callable[[str], None],
     ) -> Decision | None:
         self.around.append(f"place {wish.target}")

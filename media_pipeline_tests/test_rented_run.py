@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from demo import samples
+from media_pipeline.config import load_settings
+from media_pipeline.definitions import build
+from media_pipeline.engine.instance import open_instance
+from media_pipeline.engine.partitions import PARTITIONS_NAME, range_tags
+from media_pipeline.engine.submit import ANALYZE_JOB
+from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.leases import Leases
 from media_pipeline_tests import _cli
 from media_pipeline_tests._rental_home import KEY, creates, market, until
 from media_pipeline_tests.vast_standin import StandIn
@@ -183,4 +192,33 @@ def test_a_killed_run_leaves_nothing_running_and_goes_on(
     assert leases[0]["spent_usd"] >= 0.95 * server.spent() - 0.001
     done = _cli.run(home, "analyze", media, MEDIA_PIPELINE_LANGUAGE="en")
     assert done.returncode == 3, done.stderr
+    assert_same(here, home)
+
+
+def test_a_run_of_dagster_rents_by_its_tag_and_the_next_one_uses_the_machine_again(
+    server: StandIn, here: Path, media: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = tmp_path / "home"
+    taken = _cli.run(home, "analyze", media, "--analyzers", "media", MEDIA_PIPELINE_LANGUAGE="en")
+    assert taken.returncode == 3, taken.stderr
+    for name, value in {**renting(server, idle_s="60"), "MEDIA_PIPELINE_HOME": str(home)}.items():
+        monkeypatch.setenv(name, value)
+    job = build().resolve_job_def(ANALYZE_JOB)
+    with open_instance(load_settings()) as instance:
+        keys = instance.get_dynamic_partitions(PARTITIONS_NAME)
+        tags = {**range_tags(keys), "media_pipeline/target": "gpu", "media_pipeline/max_usd": "0.5"}
+        config = {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
+        runs = [job.execute_in_process(instance=instance, tags=tags, run_config=config, raise_on_error=False)]
+        assert [row["actual_status"] for row in server.live()] == ["running"]
+        runs.append(job.execute_in_process(instance=instance, tags=tags, run_config=config, raise_on_error=False))
+        written = [instance.get_run_by_id(run.run_id).tags for run in runs]
+    assert creates(server) == 1
+    assert {found["media_pipeline/placed"] for found in written} == {"RTX 3090 in SE"}
+    assert all(0 < float(found["media_pipeline/spent_usd"]) < 0.5 for found in written)
+    leases = ask(home, "SELECT state FROM gpu_leases")
+    assert [lease["state"] for lease in leases] == ["idle"]
+    with closing(Leases.of(Layout(home))) as book:  # its time is over
+        book.update(book.open()[0].lease_id, idle_until=time.time() - 1)
+    assert _cli.run(home, "gpu", "reap", **renting(server)).returncode == 0
+    assert server.live() == []
     assert_same(here, home)

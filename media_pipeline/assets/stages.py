@@ -112,7 +112,8 @@ def _was_cancelled(context: dg.OpExecutionContext) -> bool:
 
 def _place(context: dg.OpExecutionContext, batch: BatchRun, wanted: Sequence[str]) -> None:
     """Decide where this run computes, and say so where people look: in its log, its tags and on the asset's page."""
-    decision = batch.place(wanted, run_id=context.run_id, say=context.log.info)
+    redo, _ = _policy(context, wanted[-1], list(context.partition_keys))
+    decision = batch.place(wanted, run_id=context.run_id, force=bool(redo), say=context.log.info)
     if decision is None:
         return
     context.instance.add_run_tags(context.run_id, decision.tags())

@@ -35,7 +35,7 @@ class StageRunner(Protocol):
     ) -> list[Outcome]: ...
     def begin(self, partition_keys: Sequence[str]) -> None: ...
     def place(
-        self, partition_keys: Sequence[str], stages: Collection[str], wish: Wish, *, run_id: str, say: Say
+        self, partition_keys: Sequence[str], stages: Collection[str], wish: Wish, *, run_id: str, force: bool, say: Say
     ) -> Decision | None: ...
     def give_back(self) -> dict[str, Any] | None: ...
     def end(self, partition_keys: Sequence[str]) -> None: ...
@@ -75,14 +75,17 @@ class BatchRun:
         self.runner.begin(self._begun)
         return True
 
-    def place(self, stages: Collection[str], *, run_id: str, say: Say) -> Decision | None:
+    def place(self, stages: Collection[str], *, run_id: str, force: bool, say: Say) -> Decision | None:
         """Decide where the stages of this run compute, and begin to rent where that is not here.
 
         None where nobody asked: the caller's process has decided for all of its runs, or nothing is computed.
+
+        Args:
+            force: results that stand are made anew
         """
         if self._wish is None:
             return None
-        return self.runner.place(self._begun, stages, self._wish, run_id=run_id, say=say)
+        return self.runner.place(self._begun, stages, self._wish, run_id=run_id, force=force, say=say)
 
     def give_back(self) -> dict[str, Any] | None:
         """What was rented for this run is not needed any more; what it came to, if there was anything."""

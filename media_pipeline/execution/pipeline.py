@@ -22,6 +22,7 @@ from media_pipeline.execution.in_process import InProcessExecutor
 from media_pipeline.execution.judging import Judge, Todo
 from media_pipeline.execution.kept import Kept
 from media_pipeline.execution.outcome import Outcome
+from media_pipeline.execution.second_chance import second_chance
 from media_pipeline.execution.stages import (
     AnalyzerStage,
     AudioStage,
@@ -44,7 +45,7 @@ from media_pipeline.storage.costs import Costs
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.leases import Leases
 from media_pipeline.storage.ledger import Ledger
-from media_pipeline.storage.sources import KnownMedium, Sources
+from media_pipeline.storage.sources import Sources
 from media_pipeline.storage.tables import Tables
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Pipeline:
         waiting: list[Result] = []
         committed = time.monotonic()
         try:
-            for result in _second_chance(stage, [t.known for t in by_id.values()]):
+            for result in second_chance(stage, [t.known for t in by_id.values()]):
                 if isinstance(result.error, BudgetReached):
                     waiting.append(result)
                     continue
@@ -234,6 +235,7 @@ class Pipeline:
         wish: Wish,
         *,
         run_id: str,
+        force: bool,
         say: Callable[[str], None],
     ) -> Decision | None:
         """Decide where a run over these media computes, and begin to rent where that is not here.
@@ -245,7 +247,14 @@ class Pipeline:
         known = list(self.sources.by_partition(partition_keys).values())
         waiting = len(self.sources.unannounced(_LOOK_BEHIND))
         return self.placements.place(
-            known, stages, wish, run_id=run_id, say=say, behind=waiting / max(1, len(known)), keep_idle=True
+            known,
+            stages,
+            wish,
+            run_id=run_id,
+            say=say,
+            behind=waiting / max(1, len(known)),
+            keep_idle=True,
+            force=force,
         )
 
     def give_back(self) -> dict[str, Any] | None:
@@ -380,25 +389,3 @@ def table_schemas() -> dict[str, pa.Schema]:
         "moderation": schemas.MODERATION,
     }
     return core | {spec.name: spec.schema for spec in registry().values()}
-
-
-def _second_chance(stage: Stage, media: Sequence[KnownMedium]) -> Iterator[Result]:
-    """Results of all; those whose worker died are tried again, one at a time, when the others are through.
-
-    Without company there is more memory. A medium that kills its worker twice has failed, and takes no other down.
-
-    Raises:
-        WorkerLost: not one of several media kept its worker: it is not the media.
-    """
-    lost: list[Result] = []
-    for result in stage.compute(media):
-        if isinstance(result.error, WorkerLost):
-            lost.append(result)
-        else:
-            yield result
-    if len(lost) == len(media) > 1 and lost[0].error is not None:
-        raise lost[0].error
-    again = {result.media_id for result in lost}
-    for known in media:
-        if known.media_id in again:
-            yield from stage.compute([known])
