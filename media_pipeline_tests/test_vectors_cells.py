@@ -84,6 +84,18 @@ def test_cells_find_nearly_what_comparing_all_finds(home: Home, limits: IndexLim
     assert recall(home, index) >= limits.min_recall - 0.03
 
 
+def test_segments_that_are_searched_at_once_find_what_each_alone_does(home: Home) -> None:
+    for letter in "abcdefghi":
+        many(home, letter, 30)
+    index = large(home, IndexLimits(exact_up_to=1_000, min_recall=1))
+    index.refresh()
+    assert recall(home, index) > 0.99
+    # More than there are in any of the segments; none of them twice.
+    near = index.search(next(iter(home.truth.values())), 2_000, ("media_id", "number"))
+    assert len({(n.row["media_id"], n.row["number"]) for n in near}) == 2_000
+    assert len({n.row["media_id"][0] for n in near}) == 9
+
+
 def test_scores_are_exact_although_the_codes_are_not(home: Home) -> None:
     many(home, "a")
     index = large(home)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ QUERIES = 128  # vectors of the table for which recall is measured
 _TRAINING_PER_CELL = 64  # faiss warns below 39
 # A cell of few vectors has a centre that is nearly one of them, and which would outlive its erasure.
 _LEAST_IN_CELL = 8
+_THREADS = 4  # that search at once, where there are so many segments
 _NUMBER_BYTES = 8  # faiss keeps a vector's number beside its code
 
 
@@ -82,25 +84,23 @@ def write_cells(index: Any, path: Path, vectors: Vectors, first: int) -> None:
 
 
 class Cells:
-    """The cells of all segments as one index. Mapped: a search reads the cells it needs, and processes share them.
+    """The cells of all segments. Mapped: a search reads the cells it needs, and processes share them.
+
+    Segments are dealt out to a few indexes that are searched at once: to compare a query with its cells is most of what
+    a search costs, and threads of faiss itself share out queries only.
 
     Raises:
         RuntimeError: a file is damaged or gone.
     """
 
     def __init__(self, trained_at: Path, segments: Sequence[Path], vectors: int) -> None:
-        self._index: Any = library.read_index(str(trained_at))
-        self._lists = [_mapped(path) for path in segments]
-        pointers = library.InvertedListsPtrVector()
-        for lists in self._lists:
-            pointers.push_back(lists)
-        self._stack = library.HStackInvertedLists(pointers.size(), pointers.data())
-        self._index.replace_invlists(self._stack, False)
-        self._index.ntotal = vectors
+        count = max(1, min(_THREADS, len(segments)))
+        self._parts = [_Part(trained_at, segments[at::count], vectors) for at in range(count)]
+        self._pool = ThreadPoolExecutor(count, "cells")
 
     @property
     def count(self) -> int:
-        return int(self._index.nlist)
+        return int(self._parts[0].index.nlist)
 
     def near(
         self, queries: Vectors, depth: int, probes: int, allowed: npt.NDArray[np.bool_] | None = None
@@ -114,8 +114,25 @@ class Cells:
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")
             parameters["sel"] = library.IDSelectorBitmap(bits)
-        found = self._index.search(queries, depth, params=library.SearchParametersIVF(**parameters))
-        return np.asarray(found[1], np.int64)
+        chosen = library.SearchParametersIVF(**parameters)
+        found = list(self._pool.map(lambda part: part.index.search(queries, depth, params=chosen), self._parts))
+        scores, numbers = (np.concatenate([each[i] for each in found], axis=1) for i in (0, 1))
+        best = np.argpartition(-scores, depth - 1, axis=1)[:, :depth]
+        return np.asarray(np.take_along_axis(numbers, best, axis=1), np.int64)
+
+
+class _Part:
+    """Some of the segments, as one index."""
+
+    def __init__(self, trained_at: Path, segments: Sequence[Path], vectors: int) -> None:
+        self.index: Any = library.read_index(str(trained_at))
+        self._lists = [_mapped(path) for path in segments]
+        pointers = library.InvertedListsPtrVector()
+        for lists in self._lists:
+            pointers.push_back(lists)
+        self._stack = library.HStackInvertedLists(pointers.size(), pointers.data())
+        self.index.replace_invlists(self._stack, False)
+        self.index.ntotal = vectors
 
 
 def _mapped(path: Path) -> Any:

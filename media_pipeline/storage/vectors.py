@@ -19,6 +19,7 @@ import uuid
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -81,6 +82,7 @@ class VectorIndex:
         self._sidecar = self._folder / f"{space.name}.json"
         self._opened: Opened | None = None
         self._opening = threading.Lock()
+        self._parsed: tuple[tuple[int, int, int], State] | None = None
 
     # ------------------------------------------------------------------ asking
 
@@ -157,15 +159,33 @@ class VectorIndex:
             if state is not None:
                 return state
             with disk_full_explained(self._folder):
-                return self._update(read_state(self._sidecar, self.space))
+                return self._update(self._whole())
 
     def _current(self) -> State | None:
-        """The state on the disk, if it is that of the table and nothing else lies about."""
-        state = read_state(self._sidecar, self.space)
+        """The state on the disk, if it is that of the table, whole, and nothing else lies about."""
+        state = self._read()
         names = {path.rpartition("/")[2] for path in self._tables.files(self.space.table)}
         if state is None or state.segments.keys() != names:
             return None
-        return state if self._present() == {self._sidecar.name, *state.files} else None
+        return state if self._present() == state.files else None
+
+    def _whole(self) -> State | None:
+        """The state on the disk, of whichever version of the table, if its files are there."""
+        state = self._read()
+        return state if state is not None and state.files.items() <= self._present().items() else None
+
+    def _read(self) -> State | None:
+        """The sidecar as it is now. It is replaced, never changed, and read anew only then: it may name a thousand."""
+        try:
+            stat = self._sidecar.stat()
+        except FileNotFoundError:
+            return None
+        stamp = (stat.st_ino, stat.st_mtime_ns, stat.st_size)
+        if self._parsed is not None and self._parsed[0] == stamp:
+            return self._parsed[1]
+        state = read_state(self._sidecar, self.space)
+        self._parsed = None if state is None else (stamp, state)
+        return state
 
     def _update(self, state: State | None) -> State:
         files = self._files()
@@ -237,15 +257,20 @@ class VectorIndex:
     def _new(self, ending: str) -> Path:
         return self._folder / f"{self.space.name}.{uuid.uuid4().hex[:12]}{ending}"
 
-    def _present(self) -> set[str]:
-        """Names of all files of this space, whatever its model."""
+    def _present(self) -> dict[str, int]:
+        """All files of this space, whatever its model, but for the sidecar: bytes by name."""
+        found = {}
         with os.scandir(self._folder) as entries:
-            return {entry.name for entry in entries if entry.name.startswith(f"{self.space.name}.")}
+            for entry in entries:
+                if entry.name.startswith(f"{self.space.name}.") and entry.name != self._sidecar.name:
+                    with suppress(FileNotFoundError):  # another process has just removed it
+                        found[entry.name] = entry.stat().st_size
+        return found
 
     def discard(self) -> None:
         """Removes every index of this space, whatever its model: for a table that has no vectors any more."""
         with self._locked():
-            for name in self._present():
+            for name in [self._sidecar.name, *self._present()]:
                 (self._folder / name).unlink(missing_ok=True)
 
     def _locked(self) -> FileLock:
@@ -255,7 +280,7 @@ class VectorIndex:
 
     def _discard_others(self, state: State) -> None:
         """Removes what belongs to no segment, be it of another model: nobody else would ever erase from it."""
-        for name in self._present() - {self._sidecar.name, *state.files}:
+        for name in self._present().keys() - state.files.keys():
             (self._folder / name).unlink(missing_ok=True)
 
     def _forget(self, state: State) -> None:
