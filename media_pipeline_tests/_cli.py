@@ -8,6 +8,7 @@ import sys
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 
 from media_pipeline.config import load_settings
@@ -60,6 +61,23 @@ def contents(home: Path, without: Collection[str] = ()) -> dict[str, list[str]]:
         return found | {name: _identities(pipeline.tables.read(name), *IDENTITIES[name]) for name in IDENTITIES}
     finally:
         pipeline.close()
+
+
+def embeddings(home: Path) -> dict[str, np.ndarray]:
+    """The vectors of each table that has some, rows in an order that does not depend on them."""
+    pipeline = Pipeline(load_settings(home=home))
+    try:
+        tables = {name: pipeline.tables.read(name) for name in table_schemas() if pipeline.tables.exists(name)}
+    finally:
+        pipeline.close()
+    found = {}
+    for name, table in tables.items():
+        if "embedding" in table.column_names and table.num_rows:
+            lines = _lines(table, ["device", "embedding"])
+            order = sorted(range(len(lines)), key=lines.__getitem__)
+            vectors = table["embedding"].to_pylist()
+            found[name] = np.array([vectors[i] for i in order if vectors[i] is not None])
+    return found
 
 
 def _identities(table: pa.Table, member: str, identity: str) -> list[str]:
