@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from media_pipeline.config import IndexLimits
-from media_pipeline.storage._vector_cells import kind_for, probes_for, trained
+from media_pipeline.storage._vector_cells import Filler, kind_for, probes_for, trained
 from media_pipeline.storage._vector_search import EXACT_SUBSET
 from media_pipeline.storage.vectors import VectorIndex
 from media_pipeline_tests.test_vectors import DIM, SPACE, Home
@@ -94,6 +94,25 @@ def test_segments_that_are_searched_at_once_find_what_each_alone_does(home: Home
     near = index.search(next(iter(home.truth.values())), 2_000, ("media_id", "number"))
     assert len({(n.row["media_id"], n.row["number"]) for n in near}) == 2_000
     assert len({n.row["media_id"][0] for n in near}) == 9
+
+
+def test_cells_in_groups_hold_what_they_hold_without(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    many(home, "a")
+    many(home, "b")
+    index = large(home)
+    plain = index.refresh()
+    monkeypatch.setattr("media_pipeline.storage._vector_cells._UNGROUPED_CELLS", 10)
+    monkeypatch.setattr("media_pipeline.storage._vector_cells._NEAREST_GROUPS", 2)
+    vectors = np.array(list(home.truth.values()))
+    grouped = Filler(home.layout.indexes / plain.trained).cells_of(vectors)
+    monkeypatch.undo()
+    nearest = Filler(home.layout.indexes / plain.trained).cells_of(vectors)
+    assert 0.6 < (grouped == nearest).mean() < 1, "a quarter of the groups"
+    monkeypatch.setattr("media_pipeline.storage._vector_cells._UNGROUPED_CELLS", 10)
+    for path in home.layout.indexes.iterdir():
+        path.unlink()
+    assert index.refresh().vectors == 4_000
+    assert recall(home, index) > 0.95
 
 
 def test_scores_are_exact_although_the_codes_are_not(home: Home) -> None:

@@ -27,6 +27,8 @@ QUERIES = 128  # vectors of the table for which recall is measured
 _TRAINING_PER_CELL = 64  # faiss warns below 39
 # A cell of few vectors has a centre that is nearly one of them, and which would outlive its erasure.
 _LEAST_IN_CELL = 8
+_UNGROUPED_CELLS = 2_048  # up to which a vector's cell is sought among all
+_NEAREST_GROUPS = 8  # of cells in which it is sought else: hardly ever another one is nearer
 _THREADS = 4  # that search at once, where there are so many segments
 _NUMBER_BYTES = 8  # faiss keeps a vector's number beside its code
 
@@ -74,13 +76,36 @@ def trained(sample: Vectors, vectors: int, kind: str) -> Any:
     return index
 
 
-def write_cells(index: Any, path: Path, vectors: Vectors, first: int) -> None:
-    """The codes of one segment's vectors, numbered from `first`, in the cells of an empty trained index."""
-    segment = library.clone_index(index)
-    segment.add_with_ids(vectors, np.arange(first, first + len(vectors)))
-    writer = library.FileIOWriter(str(path))
-    library.write_InvertedLists(segment.invlists, writer)
-    del writer  # closes the file
+class Filler:
+    """Fills the cells of a trained index with the codes of one segment at a time.
+
+    Cells grow with the root of the vectors. To compare each vector with the centre of each cell would make filling grow
+    beyond proportion, so many cells are put into groups: compared are those of the groups that are nearest.
+    """
+
+    def __init__(self, trained_at: Path) -> None:
+        self._index: Any = library.read_index(str(trained_at))
+        self._centres: Any = self._index.quantizer
+        if self._index.nlist > _UNGROUPED_CELLS:
+            dimension, groups = self._index.d, math.isqrt(self._index.nlist)
+            centres = self._centres.reconstruct_n()
+            self._centres = library.index_factory(dimension, f"IVF{groups},Flat", library.METRIC_INNER_PRODUCT)
+            self._centres.train(centres)
+            self._centres.add(centres)
+            self._centres.nprobe = _NEAREST_GROUPS
+
+    def cells_of(self, vectors: Vectors) -> npt.NDArray[np.int64]:
+        """The nearest cell to each, or very nearly so; shape (len(vectors),)."""
+        return np.ascontiguousarray(self._centres.search(vectors, 1)[1].ravel(), np.int64)
+
+    def write(self, path: Path, vectors: Vectors, first: int) -> None:
+        """The codes of one segment's vectors, numbered from `first`, sorted into cells."""
+        segment = library.clone_index(self._index)
+        arrays = (vectors, np.arange(first, first + len(vectors)), self.cells_of(vectors))  # faiss holds no reference
+        segment.add_core(len(vectors), *map(library.swig_ptr, arrays))
+        writer = library.FileIOWriter(str(path))
+        library.write_InvertedLists(segment.invlists, writer)
+        del writer  # closes the file
 
 
 class Cells:

@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from media_pipeline.config import IndexLimits
-from media_pipeline.storage._vector_cells import FLAT, kind_for, trained, training_size, write_cells
+from media_pipeline.storage._vector_cells import FLAT, Filler, kind_for, trained, training_size
 from media_pipeline.storage._vector_files import (
     CELLS,
     FORMAT,
@@ -192,10 +192,10 @@ class VectorIndex:
         if state is None or self._outgrown(state, files):
             state = self._trained(files)
         version = self._tables.version(self.space.table) if self._tables.exists(self.space.table) else -1
-        centres = None if state.kind == FLAT else faiss.read_index(str(self._folder / state.trained))
+        filler = None if state.kind == FLAT else Filler(self._folder / state.trained)
         segments, number = {}, state.next_number
         for name, path in files.items():
-            segments[name] = state.segments.get(name) or self._segment(path, state.kind, centres, number)
+            segments[name] = state.segments.get(name) or self._segment(path, filler, number)
             number = max(number, segments[name].first + segments[name].vectors)
         state = replace(state, table_version=version, next_number=number, segments=segments)
         if state.kind != FLAT and not state.probes:
@@ -239,16 +239,16 @@ class VectorIndex:
             parts.append(found[::within].copy())
         return np.ascontiguousarray(np.concatenate(parts))
 
-    def _segment(self, path: Path, kind: str, centres: Any, number: int) -> Segment:
+    def _segment(self, path: Path, filler: Filler | None, number: int) -> Segment:
         found = read_rows(path, self.space)
         target = self._new(VECTORS)
         # Beside codes that choose the candidates, half precision is near enough to put them in order.
-        exact = found if kind == FLAT else Rows(found.rows, found.media, found.vectors.astype(np.float16))
+        exact = found if filler is None else Rows(found.rows, found.media, found.vectors.astype(np.float16))
         write_rows(target, exact)
         written = {VECTORS: target}
-        if centres is not None:
+        if filler is not None:
             written[CELLS] = target.with_suffix(CELLS)
-            write_cells(centres, written[CELLS], found.vectors, number)
+            filler.write(written[CELLS], found.vectors, number)
         sizes = {ending: file.stat().st_size for ending, file in written.items()}
         return Segment(target.stem, number, len(found.rows), row_count(path), sizes)
 
