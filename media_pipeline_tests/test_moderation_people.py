@@ -245,7 +245,6 @@ def test_media_whose_run_was_cut_off_before_the_rules_are_judged_with_the_next_b
         wide, text = sorted((m for m in report.new), key=lambda medium: medium.name, reverse=True)
         pipeline.begin([text.partition_key])
         pipeline.run_stage("media", [text.partition_key], run_id="killed")
-        assert pipeline.pending([text.media_id]) == []  # it failed: nothing is left to do
         pipeline.finish([wide.partition_key])
         [row] = pipeline.tables.read("moderation", [text.media_id]).to_pylist()
         assert row["verdict"] == "review"

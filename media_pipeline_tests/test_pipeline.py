@@ -152,6 +152,17 @@ def test_what_is_current_is_not_computed_again(tmp_path: Path, pictures: Path, u
     assert sum(calls) == 6
 
 
+def test_a_run_that_was_cut_off_after_its_stages_is_still_to_be_ended(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    pipeline, keys = opened(tmp_path, pictures)
+    ids = [m.media_id for m in pipeline.sources.all_media()]
+    pipeline.begin(keys)
+    run_all(pipeline, keys)
+    assert set(pipeline.pending(ids)) == set(ids)  # the results over all media have not heard of them
+    pipeline.end(keys)
+    assert pipeline.pending(ids) == []
+
+
 def test_a_changed_option_makes_exactly_its_analyzer_stale(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
     follower = spec("contrast", needs=("brightness",), run=lambda model, batch, options: SCHEMA.empty_table())
     use(spec(), follower)

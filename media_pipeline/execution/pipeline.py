@@ -115,17 +115,21 @@ class Pipeline:
         """Those of the media for which some stage has no current result, in the given order.
 
         A stage that failed on the same content with the same fingerprint counts as finished: trying again is for the
-        user to ask. So does one whose model is unavailable as long as it stays so.
+        user to ask. So does one whose model is unavailable as long as it stays so. A medium whose run was cut off is
+        among them whatever its stages say: what is made from all media may not have heard of it.
         """
         names = [info.name for info in stage_infos() if stages is None or info.name in stages]
         known = self.sources.by_id(media_ids)
         entries = self.ledger.entries(media_ids)
         own = {name: self.judge.own_fingerprint(name) for name in names}
-        return [
-            media_id
-            for media_id in media_ids
-            if media_id in known and self.judge.is_pending(known[media_id], own, entries, retry_failed=retry_failed)
-        ]
+        cut_off = {medium.media_id for medium in self.sources.interrupted()}
+
+        def is_pending(media_id: str) -> bool:
+            return media_id in cut_off or self.judge.is_pending(
+                known[media_id], own, entries, retry_failed=retry_failed
+            )
+
+        return [media_id for media_id in media_ids if media_id in known and is_pending(media_id)]
 
     def durations_s(self, media_ids: Collection[str]) -> dict[str, float | None]:
         """Length of the media that were decoded before; None for pictures."""
