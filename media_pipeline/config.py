@@ -8,6 +8,7 @@ start, wrong options of analyzers with the first command that needs an analyzer.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -16,6 +17,7 @@ from pydantic import AliasChoices, BaseModel, ConfigDict, Field, SecretStr, Vali
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from media_pipeline.config_gpu import Gpu
+from media_pipeline.config_server import Server
 from media_pipeline.errors import UsageError
 
 GIB = 1024**3
@@ -301,6 +303,7 @@ class Settings(BaseSettings):
     gpu: Gpu = Gpu()
     reprocess: Reprocess = Reprocess()
     retention: Retention = Retention()
+    server: Server = Server()
     options: dict[str, dict[str, Any]] = Field(
         default_factory=dict, description="analyzer options: MEDIA_PIPELINE_OPTIONS__<ANALYZER>__<OPTION>"
     )
@@ -390,12 +393,16 @@ def load_settings(**overrides: Any) -> Settings:
     try:
         return Settings(**{k: v for k, v in overrides.items() if v is not None})
     except ValidationError as error:
-        first = error.errors()[0]
-        name = ENV_PREFIX + "__".join(str(part).upper() for part in first["loc"])
-        # Of a misspelt secret neither: it would stand on the screen and in logs.
-        is_secret = first["type"] == "extra_forbidden" or any(word in name for word in _SECRET_WORDS)
-        got = "" if is_secret else f" (got {first.get('input')!r})"
-        raise UsageError(f"{name}: {first['msg']}{got}", "mend this setting") from None
+        raise UsageError(setting_error(error.errors()[0])[1], "mend this setting") from None
+
+
+def setting_error(detail: Mapping[str, Any]) -> tuple[str, str]:
+    """Variable and message of an error that pydantic found. Names no value that may be a secret."""
+    name = ENV_PREFIX + "__".join(str(part).upper() for part in detail["loc"])
+    # Of a misspelt secret neither: it would stand on the screen and in logs.
+    is_secret = detail["type"] == "extra_forbidden" or any(word in name for word in _SECRET_WORDS)
+    got = "" if is_secret else f" (got {detail.get('input')!r})"
+    return name, f"{name}: {detail['msg']}{got}"
 
 
 def vast_key_variable() -> str | None:

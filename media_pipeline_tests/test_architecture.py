@@ -19,14 +19,16 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("media_pipeline.definitions",),
     ("sensors",),
     ("media_pipeline.assets",),
-    ("resources",),
+    ("resources", "media_pipeline.server"),
     ("media_pipeline.engine",),
     ("media_pipeline.cli", "media_pipeline.__main__"),
     ("media_pipeline.results", "media_pipeline.execution", "media_pipeline.cloud"),
     ("media_pipeline.analyzers", "media_pipeline.media", "media_pipeline.storage"),
     (
         "media_pipeline.config",
+        "media_pipeline.config_file",
         "media_pipeline.config_gpu",
+        "media_pipeline.config_server",
         "media_pipeline.errors",
         "media_pipeline.wording",
         "media_pipeline",
@@ -35,7 +37,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
 # `analyze` and `serve` start Dagster runs, so the command line must reach upwards; only inside functions, so that
 # `sql` and `search` start without loading Dagster.
 CLI = "media_pipeline.cli"
-CLI_MAY_START = ("media_pipeline.engine", "media_pipeline.definitions")
+CLI_MAY_START = ("media_pipeline.engine", "media_pipeline.definitions", "media_pipeline.server")
 # Siblings of one layer that must stay apart: analyzers see pictures and samples, not files and tables.
 STRANGERS = (
     ("media_pipeline.analyzers", "media_pipeline.media"),
@@ -56,7 +58,10 @@ class Rule:
     why: str = ""
 
 
-ORCHESTRATION = ("media_pipeline.definitions", "sensors", "media_pipeline.assets", "resources", "media_pipeline.engine")
+ORCHESTRATION = (
+    *("media_pipeline.definitions", "sensors", "media_pipeline.assets", "resources"),
+    *("media_pipeline.server", "media_pipeline.engine"),
+)
 SANDBOX_WHY = "decoding foreign bytes belongs in the sandbox"
 MODEL_WHY = "model libraries take seconds and hundreds of megabytes; load them where they are used"
 RULES = (
@@ -91,7 +96,16 @@ RULES = (
         for library in ("duckdb", "faiss", "deltalake")
     ),
     *(
-        Rule(library, ("media_pipeline.execution", "media_pipeline.media.sandbox", "media_pipeline.cloud", CLI))
+        Rule(
+            library,
+            (
+                "media_pipeline.execution",
+                "media_pipeline.media.sandbox",
+                "media_pipeline.cloud",
+                "media_pipeline.server",
+                CLI,
+            ),
+        )
         for library in ("subprocess", "multiprocessing")
     ),
 )
@@ -197,7 +211,7 @@ def test_only_config_reads_the_environment() -> None:
     wrong = [
         f"{path.relative_to(ROOT)}:{node.lineno}: {ast.unparse(node)}"
         for name, path in MODULES.items()
-        if name != "media_pipeline.config"
+        if name not in ("media_pipeline.config", "media_pipeline.config_file")
         for node in ast.walk(TREES[name])
         if isinstance(node, ast.Attribute) and ast.unparse(node) in ("os.environ", "os.environb", "os.getenv")
     ]

@@ -35,6 +35,7 @@ COMMANDS = {
     "rules": "Check, try and apply the rules of moderation.",
     "search": "Find moments by text, picture, face or voice.",
     "serve": "Run the Dagster UI and the daemon on this machine.",
+    "settings": "Check a file of settings, with the lines to mend.",
     "sql": "Ask the results in SQL, read-only.",
     "status": "What is done, waiting, failed, and why.",
     "voices": "Who is to be heard: list, name, merge, split, enrol.",

@@ -4,6 +4,8 @@ dagster-docker's launcher with what several servers need besides:
 
 * A run goes to that of the `engines` which has the fewest runs, and says which one it is. Engines that do not answer
   are passed over.
+* On one server a run may be told to be like the container of the code location: its image, volumes and network, within
+  `MEDIA_PIPELINE_SERVER__RUN_MEMORY` and `…__RUN_CPUS`. That is all that `server.engine_gate` lets through.
 * A run has the settings of the server that starts it (`MEDIA_PIPELINE_*`, HOME with them): under others an analyzer
   would have another fingerprint, and what one server computed would be stale for the next.
 * A run that `analyze` executes in its own process has no container, and is not failed for that.
@@ -14,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import cached_property
 from typing import Any
 
 import dagster as dg
@@ -44,6 +47,8 @@ class ContainerRunLauncher(DockerRunLauncher):
             DOCKER_HOST names when empty.
         certificates: folder with `ca.pem`, `cert.pem` and `key.pem` for those with `tcp`, which are not spoken to
             without: whoever reaches an engine is root on its server.
+        like: name of the container whose image, volumes and network runs get, instead of `image`, `networks` and
+            `volumes`
     """
 
     def __init__(
@@ -51,9 +56,11 @@ class ContainerRunLauncher(DockerRunLauncher):
         inst_data: ConfigurableClassData | None = None,
         engines: Sequence[str] = (),
         certificates: str | None = None,
+        like: str | None = None,
         **config: Any,
     ) -> None:
         super().__init__(inst_data, **config)
+        self._like = like
         self._engines = tuple(engines) or ("",)
         self._certificates = certificates
         self._clients: dict[str, Any] = {}
@@ -66,19 +73,43 @@ class ContainerRunLauncher(DockerRunLauncher):
             **DOCKER_CONFIG_SCHEMA,
             "engines": dg.Field(dg.Array(dg.StringSource), is_required=False),
             "certificates": dg.Field(dg.StringSource, is_required=False),
+            "like": dg.Field(dg.StringSource, is_required=False),
         }
 
     def get_container_context(self, dagster_run: dg.DagsterRun) -> DockerContainerContext:
         found = super().get_container_context(dagster_run)
-        settings = child_environment(load_settings())
-        ours = [f"{k}={v}" for k, v in settings.items() if k.startswith(ENV_PREFIX) or k in _SETTINGS_WITHOUT_PREFIX]
-        return found._replace(env_vars=[*ours, *found.env_vars])
+        settings = load_settings()
+        environment = child_environment(settings)
+        ours = [f"{k}={v}" for k, v in environment.items() if k.startswith(ENV_PREFIX) or k in _SETTINGS_WITHOUT_PREFIX]
+        found = found._replace(env_vars=[*ours, *found.env_vars])
+        if self._like is None:
+            return found
+        server = settings.server
+        limits: dict[str, Any] = {"mem_limit": server.run_memory, "volumes_from": [self._like]}
+        if server.run_cpus:
+            limits["nano_cpus"] = int(server.run_cpus * 1e9)
+        return found._replace(networks=self._networks, container_kwargs={**found.container_kwargs, **limits})
 
     def check_run_worker_health(self, run: dg.DagsterRun) -> CheckRunHealthResult:
         if run.tags.get(SOURCE_TAG) == COMMAND_LINE:  # the next command there notices when it was killed
             return CheckRunHealthResult(WorkerStatus.RUNNING)
         found: CheckRunHealthResult = super().check_run_worker_health(run)
         return found
+
+    def _get_docker_image(self, job_code_origin: Any) -> str:
+        if self._like is not None:
+            return str(self._template().attrs["Config"]["Image"])
+        return str(super()._get_docker_image(job_code_origin))  # type: ignore[no-untyped-call]
+
+    @cached_property
+    def _networks(self) -> list[str]:
+        return sorted(self._template().attrs["NetworkSettings"]["Networks"])[:1]
+
+    def _template(self) -> Any:
+        try:
+            return self._client("").containers.get(self._like)
+        except (docker.errors.DockerException, OSError) as error:
+            raise UsageError(f"container {self._like} cannot be looked at ({error})", "`make up` starts it") from error
 
     def _launch_container_with_command(self, run: dg.DagsterRun, docker_image: str, command: Sequence[str]) -> None:
         engine = self._least_busy()
