@@ -82,3 +82,30 @@ constraints: $(STAMP) ## Resolve constraints.txt anew, for Python 3.11 and 3.12
 clean: ## Remove what can be made again: .venv, caches, the demo; never your media
 	@rm -rf .venv .venv-bootstrap build dist data/demo .pytest_cache .mypy_cache .ruff_cache *.egg-info
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# --- a server: docs/operations.md -------------------------------------------------------------------------------------
+
+.PHONY: up down status upgrade
+up: ## Start the server of docker-compose.yml on this machine, wait until it is well (MONITORING=1: with Grafana)
+	@deploy/server.sh up
+
+down: ## Stop the server; all data stays
+	@deploy/server.sh down
+
+status: ## What runs, how it is, what memory it takes
+	@deploy/server.sh status
+
+upgrade: ## Bring the server to this checkout; goes back by itself when it does not get well
+	@deploy/server.sh upgrade
+
+.PHONY: logs
+logs: ## What the server's containers print (SERVICE=daemon: only that one)
+	@deploy/server.sh logs $(SERVICE)
+
+.PHONY: restore-drill
+restore-drill: ## Restore the newest backup into a scratch project and compare
+	@deploy/server.sh drill
+
+.PHONY: vps-deploy
+vps-deploy: ## Install or upgrade the server on another machine over ssh (HOST=root@media.example.org)
+	@deploy/vps-deploy.sh "$(HOST)"

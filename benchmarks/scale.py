@@ -30,6 +30,7 @@ QUICK = (1_000,)
 # Beyond proportion, or for what should not grow at all: twice is noise, most of all in milliseconds.
 TOLERANCE = 1.5
 CONSTANT = 2.0
+_NEGLIGIBLE_S = 0.1  # what should not grow and is below that
 _COSTS = ("ms", "s")
 
 Figures = Mapping[str, Figure]
@@ -98,8 +99,10 @@ def _growth(sizes: Sequence[int], present: Sequence[Figure | None]) -> tuple[str
     if len(sizes) < 2 or first is None or last is None or last.unit not in _COSTS or first.value <= 0:
         return "", False
     factor = last.value / first.value
-    allowed = CONSTANT if last.constant else TOLERANCE * sizes[-1] / sizes[0]
-    return f"x {factor:.1f}", factor > allowed
+    if last.constant:
+        seconds = last.value / (1000 if last.unit == "ms" else 1)
+        return f"x {factor:.1f}", factor > CONSTANT and seconds > _NEGLIGIBLE_S
+    return f"x {factor:.1f}", factor > TOLERANCE * sizes[-1] / sizes[0]
 
 
 def _goal(figure: Figure) -> str:

@@ -25,6 +25,7 @@ MIB = 1024**2
 ENV_PREFIX = "MEDIA_PIPELINE_"
 KINDS_OF_MEDIA = ("image", "video", "audio")
 _VAST_KEY_VARIABLES = ("MEDIA_PIPELINE_VAST_API_KEY", "VAST_API_KEY")
+_POSTGRES_PASSWORD_FILE = Path("/run/secrets/postgres_password")
 _SECRET_WORDS = ("KEY", "PASS", "SECRET", "TOKEN", "WEBHOOK")
 
 
@@ -413,6 +414,23 @@ def vast_key_variable() -> str | None:
 def set_environment_default(name: str, value: str) -> None:
     """Set a variable that a library reads from the environment, unless the user has set it."""
     os.environ.setdefault(name, value)
+
+
+def postgres_access() -> tuple[str, str]:
+    """Host and password of Dagster's database on a server; the password from its file where the variable is not set.
+
+    Raises:
+        UsageError: neither is there.
+    """
+    host = os.environ.get("DAGSTER_POSTGRES_HOST", "")
+    password = os.environ.get("DAGSTER_POSTGRES_PASSWORD", "")
+    if not password and _POSTGRES_PASSWORD_FILE.is_file():
+        password = _POSTGRES_PASSWORD_FILE.read_text(encoding="utf-8").strip()
+    if not host or not password:
+        raise UsageError(
+            "nobody said where PostgreSQL is", "set DAGSTER_POSTGRES_HOST and DAGSTER_POSTGRES_PASSWORD, as on a server"
+        )
+    return host, password
 
 
 def child_environment(settings: Settings) -> dict[str, str]:

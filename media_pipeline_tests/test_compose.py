@@ -1,4 +1,4 @@
-"""docker-compose.yml, deploy/Dockerfile and .dockerignore agree with each other and with the product."""
+"""deploy/single/docker-compose.yml, deploy/Dockerfile and .dockerignore agree with each other and with the product."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ from media_pipeline.cli import serve as serve_module
 from media_pipeline.config import ENV_PREFIX, load_settings
 
 ROOT = Path(__file__).resolve().parent.parent
-COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+FOLDER = ROOT / "deploy" / "single"
+COMPOSE: dict[str, Any] = yaml.safe_load((FOLDER / "docker-compose.yml").read_text(encoding="utf-8"))
 # Without the image for GPUs, which test_gpu_image.py looks at.
 DOCKERFILE = re.sub(r"\\\n\s*", "", (ROOT / "deploy" / "Dockerfile").read_text(encoding="utf-8")).partition(
     "\nFROM ${GPU_BASE}"
@@ -47,7 +48,7 @@ def copied_from_the_checkout() -> list[str]:
     return [source for words in lines for source in words[:-1]]
 
 
-# --- docker-compose.yml ---------------------------------------------------------------------------------------------
+# --- deploy/single/docker-compose.yml ---------------------------------------------------------------------------------------------
 
 
 def test_old_and_new_compose_read_it() -> None:
@@ -60,7 +61,7 @@ def test_old_and_new_compose_read_it() -> None:
 def test_compose_itself_accepts_it(tool: tuple[str, ...]) -> None:
     if shutil.which(tool[0]) is None or subprocess.run([*tool, "version"], capture_output=True).returncode != 0:
         pytest.skip(f"`{' '.join(tool)}` is not installed")
-    done = subprocess.run([*tool, "config"], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([*tool, "config"], cwd=FOLDER, capture_output=True, text=True, timeout=60)
     # Variables that a person may leave unset must not be complained about.
     assert (done.returncode, done.stderr) == (0, "")
     (service,) = yaml.safe_load(done.stdout)["services"].values()
@@ -137,7 +138,8 @@ def test_what_is_copied_exists_and_is_enough() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     code = {"media_pipeline", "resources", "sensors"}
     installing = {"pyproject.toml", "constraints.txt", "overrides.txt", "scripts", project["readme"]}
-    assert set(copied) == code | installing | set(project["license-files"])
+    of_the_server = {"deploy/enter", "deploy/dagster.yaml", "deploy/workspace.yaml"}
+    assert set(copied) == code | installing | of_the_server | set(project["license-files"])
 
 
 def test_nothing_else_is_sent_to_the_engine() -> None:
@@ -150,12 +152,21 @@ def test_nothing_else_is_sent_to_the_engine() -> None:
         kept = True
         for rule in rules:
             pattern = rule.removeprefix("!").removeprefix("**/")
-            parts = PurePosixPath(path).parts if "**/" in rule else PurePosixPath(path).parts[:1]
-            if any(fnmatch.fnmatchcase(part, pattern) for part in parts):
+            path_and_above = [str(part) for part in (PurePosixPath(path), *PurePosixPath(path).parents)][:-1]
+            names = PurePosixPath(path).parts if "**/" in rule else path_and_above
+            if any(fnmatch.fnmatchcase(name, pattern) for name in names):
                 kept = rule.startswith("!")
         return kept
 
     assert all(sent(name) for name in copied_from_the_checkout())
-    for private in (".git/config", ".env", "data/originals/a", "inbox/a.jpg", ".venv/bin/python", "docker-compose.yml"):
+    for private in (
+        ".git/config",
+        ".env",
+        "data/originals/a",
+        "inbox/a.jpg",
+        ".venv/bin/python",
+        "secrets/gateway/users",
+        "docker-compose.yml",
+    ):
         assert not sent(private)
     assert not sent("media_pipeline/cli/__pycache__/serve.cpython-311.pyc")

@@ -7,6 +7,7 @@ no server needs to be told which it is (docs/several-servers.md).
 
 from __future__ import annotations
 
+import contextlib
 import time
 from datetime import UTC
 from importlib.resources import files
@@ -20,7 +21,7 @@ from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES
 from dagster._core.storage.event_log import SqliteEventLogStorage
 from filelock import FileLock
 
-from media_pipeline.config import Settings, set_environment_default
+from media_pipeline.config import Settings, postgres_access, set_environment_default
 from media_pipeline.engine.event_storage import EVENTS_PER_TRANSACTION
 from media_pipeline.engine.partitions import PARTITIONS_NAME
 from media_pipeline.engine.tags import COMMAND_LINE, SOURCE_TAG
@@ -67,6 +68,8 @@ def _open(home: Path, overrides: dict[str, Any] | None = None) -> dg.DagsterInst
 def _open_shared(home: Path) -> dg.DagsterInstance:
     # Dagster hands events over in batches only when told so in the environment of each of its processes.
     set_environment_default("DAGSTER_EVENT_BATCH_SIZE", str(EVENTS_PER_TRANSACTION))
+    with contextlib.suppress(UsageError):  # the file may name another database, and its variables are its own
+        set_environment_default("DAGSTER_POSTGRES_PASSWORD", postgres_access()[1])
     try:
         return _open(home)
     except Exception as error:  # of whatever database is named there

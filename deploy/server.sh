@@ -1,0 +1,243 @@
+#!/usr/bin/env bash
+# Operates the server that docker-compose.yml describes, on the machine that has it. `make up` and its sisters call this.
+#
+#   server.sh up        make what is missing (.env, secrets, images), start everything, wait until it is well
+#   server.sh down      stop everything; all data stays
+#   server.sh status    what runs, how it is, what it takes
+#   server.sh logs [SERVICE…]
+#   server.sh upgrade   build this checkout, save the database, migrate, start; go back by itself when it is not well
+#   server.sh build     only build the images of this checkout
+#
+# Needs Docker and Compose (v2, or docker-compose 1.29) and rights to use them. MONITORING=1 starts Prometheus,
+# Alertmanager and Grafana as well, and is remembered in .env.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-media-pipeline}
+WAIT_S=${WAIT_S:-420}
+STATE=.deployed # the tag of the images that run
+
+fail() {
+    printf 'server: %s\n' "$1" >&2
+    exit 1
+}
+say() { printf '%s\n' "$*"; }
+
+# --- what there must be ----------------------------------------------------------------------------------------------
+
+require_docker() {
+    command -v docker >/dev/null || fail "there is no Docker; on Debian: apt install docker.io docker-compose"
+    docker info >/dev/null 2>&1 || fail "Docker does not answer; start it (systemctl start docker), or join its group"
+    if docker compose version >/dev/null 2>&1; then
+        COMPOSE=(docker compose)
+    elif command -v docker-compose >/dev/null; then
+        COMPOSE=(docker-compose)
+    else
+        fail "there is no Compose; on Debian: apt install docker-compose"
+    fi
+    local address=${DOCKER_HOST:-unix:///var/run/docker.sock}
+    DOCKER_SOCKET=${DOCKER_SOCKET:-${address#unix://}}
+    DOCKER_GROUP=$(stat -Lc %g "$DOCKER_SOCKET")
+    export DOCKER_SOCKET DOCKER_GROUP
+}
+
+compose() { "${COMPOSE[@]}" "$@"; }
+
+# A value of .env, or what else was said.
+setting() { # usage: setting NAME DEFAULT
+    local line
+    line=$(grep -E "^$1=" .env 2>/dev/null | tail -n 1) || true
+    line=${line#*=}
+    [ -n "$line" ] && printf '%s' "$line" || printf '%s' "$2"
+}
+
+# The tag of this checkout's images: its commit, or what the sender said in .version.
+version() {
+    local found
+    if found=$(git describe --always --dirty --abbrev=12 2>/dev/null); then
+        case $found in
+            *-dirty) printf '%s-%s' "$found" "$(git diff HEAD | sha256sum | cut -c1-8)" ;;
+            *) printf '%s' "$found" ;;
+        esac
+    else
+        cat .version 2>/dev/null || printf 'local'
+    fi
+}
+
+# The base image and where wheels come from are for those who have their own; deploy/Dockerfile.
+build() { # usage: build TAG
+    local given=()
+    [ -z "${BASE:-}" ] || given+=(--build-arg "BASE=$BASE")
+    [ -z "${PIP_FIND_LINKS:-}" ] || given+=(--build-arg "PIP_FIND_LINKS=$PIP_FIND_LINKS")
+    say "building images $1 (the first time takes some minutes)"
+    TAG=$1 compose build ${given[@]+"${given[@]}"} >.build.log 2>&1 ||
+        { tail -n 30 .build.log >&2; fail "the images could not be built; all of it is in .build.log"; }
+}
+
+has_images() {
+    docker image inspect "media-pipeline:$1" "media-pipeline-postgres:$1" "media-pipeline-gateway:$1" >/dev/null 2>&1
+}
+
+media() { # a command of the product, without anything of the server; usage: media TAG ARGUMENTS…
+    local tag=$1
+    shift
+    docker run --rm --network none --entrypoint media-pipeline --volume "$PWD/.env:/.env:ro" --tmpfs /data:uid=1000 \
+        "media-pipeline:$tag" "$@"
+}
+
+settings_and_secrets() { # usage: settings_and_secrets TAG
+    if [ ! -e .env ]; then
+        cp .env.example .env
+        chmod 600 .env
+        say "made .env: every setting, all commented out; the server's own are MEDIA_PIPELINE_SERVER__…"
+    fi
+    media "$1" settings check /.env >/dev/null || fail "mend .env where the lines above say so"
+    mkdir -p secrets
+    # In a container, because the files belong to its user, whatever user this is.
+    docker run --rm --network none --user 0 --entrypoint /secrets.sh --volume "$PWD/deploy/secrets:/secrets.sh:ro" \
+        --volume "$PWD/secrets:/secrets" "media-pipeline-gateway:$1"
+}
+
+# --- starting, and waiting -------------------------------------------------------------------------------------------
+
+states() { # "service state health" of each container of the project that should be there
+    docker ps --all --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME" \
+        --filter label=com.docker.compose.oneoff=False \
+        --format '{{.Label "com.docker.compose.service"}}|{{.State}}|{{.Status}}' | sort
+}
+
+unwell() { states | grep -Ev '\|running\|.*\(healthy\)' || true; }
+
+wait_until_well() {
+    local deadline=$((SECONDS + WAIT_S)) left
+    while left=$(unwell) && [ -n "$left" ]; do
+        if ((SECONDS > deadline)); then
+            printf 'not well after %s s:\n%s\n' "$WAIT_S" "$left" >&2
+            local service
+            for service in $(cut -d'|' -f1 <<<"$left"); do
+                compose logs --tail=15 "$service" >&2 || true
+            done
+            return 1
+        fi
+        sleep 2
+    done
+}
+
+profiles() {
+    local monitoring
+    monitoring=$(setting MONITORING "${MONITORING:-}")
+    [ -z "$monitoring" ] || [ "$monitoring" = 0 ] || export COMPOSE_PROFILES=monitoring
+}
+
+start() { # usage: start TAG
+    export TAG=$1
+    compose up --detach --remove-orphans --no-build 2>.start.log ||
+        { tail -n 20 .start.log >&2; return 1; }
+    wait_until_well
+}
+
+addresses() {
+    local domain port
+    domain=$(setting MEDIA_PIPELINE_SERVER__DOMAIN localhost)
+    port=$(setting MEDIA_PIPELINE_SERVER__HTTPS_PORT 443)
+    [ "$port" = 443 ] && port="" || port=":$port"
+    say ""
+    say "  UI        https://$domain$port/"
+    say "  upload    https://$domain$port/upload/"
+    [ -z "${COMPOSE_PROFILES:-}" ] || say "  Grafana   https://$domain$port/grafana/"
+    say ""
+}
+
+# --- the commands ----------------------------------------------------------------------------------------------------
+
+up() {
+    local tag
+    tag=$(cat "$STATE" 2>/dev/null || version)
+    has_images "$tag" || build "$tag"
+    settings_and_secrets "$tag"
+    profiles
+    start "$tag" || fail "not everything is well; \`make logs\` says more, docs/operations.md what to do"
+    printf '%s\n' "$tag" >"$STATE"
+    addresses
+}
+
+upgrade() {
+    local old new saved
+    old=$(cat "$STATE" 2>/dev/null) || fail "nothing was started here yet: make up"
+    new=$(version)
+    has_images "$new" || build "$new"
+    settings_and_secrets "$new"
+    profiles
+    saved=before-$new.dump
+    export TAG=$old
+    if compose exec -T postgres sh -c "pg_dump --username=dagster --format=custom dagster >/var/lib/postgresql/data/$saved"; then
+        say "Dagster's database is saved as $saved in the volume of postgres"
+    else
+        fail "the database could not be saved; is postgres running? (make up)"
+    fi
+    say "from $old to $new"
+    if TAG=$new compose run --rm --no-deps code dagster instance migrate >.start.log 2>&1 && start "$new"; then
+        printf '%s\n' "$new" >"$STATE"
+        say "upgraded to $new"
+        addresses
+        return
+    fi
+    tail -n 10 .start.log >&2
+    say "the new version is not well: back to $old"
+    restore_database "$old" "$saved"
+    start "$old" || fail "the old version does not get well either; docs/operations.md, \"Upgrade\""
+    fail "still at $old; what went wrong stands above"
+}
+
+restore_database() { # usage: restore_database TAG FILE; everyone who uses it is stopped
+    export TAG=$1
+    compose stop webserver viewer daemon code >/dev/null 2>&1 || true
+    compose up --detach --no-build postgres >/dev/null 2>&1
+    local _
+    for _ in $(seq 60); do
+        compose exec -T postgres pg_isready --quiet --host=127.0.0.1 --username=dagster && break
+        sleep 1
+    done
+    compose exec -T postgres pg_restore --username=dagster --dbname=dagster --clean --if-exists --single-transaction \
+        "/var/lib/postgresql/data/$2"
+}
+
+down() {
+    TAG=$(cat "$STATE" 2>/dev/null || version)
+    export TAG COMPOSE_PROFILES=monitoring
+    local runs
+    # Containers of runs are not Compose's: they finish what they have in hand and stop, and go on after the next start.
+    runs=$(docker ps --quiet --filter label=dagster/run_id --filter "volume=$COMPOSE_PROJECT_NAME-home")
+    # shellcheck disable=SC2086 # several ids
+    [ -z "$runs" ] || docker stop --time 30 $runs >/dev/null
+    compose down --remove-orphans 2>/dev/null
+    say "stopped; all data is in the volumes $COMPOSE_PROJECT_NAME-…"
+}
+
+status() {
+    TAG=$(cat "$STATE" 2>/dev/null || version)
+    say "version $TAG"
+    states | column -t -s '|'
+    say ""
+    # shellcheck disable=SC2046 # several ids
+    docker stats --no-stream --format 'table {{.Name}}\t{{.CPUPerc}}\t{{.MemUsage}}' \
+        $(docker ps --quiet --filter "label=com.docker.compose.project=$COMPOSE_PROJECT_NAME") \
+        $(docker ps --quiet --filter label=dagster/run_id --filter "volume=$COMPOSE_PROJECT_NAME-home")
+    say ""
+    docker system df | head -n 4
+    [ -z "$(unwell)" ]
+}
+
+logs() {
+    TAG=$(cat "$STATE" 2>/dev/null || version)
+    export TAG COMPOSE_PROFILES=monitoring
+    compose logs --tail=100 "$@"
+}
+
+command=${1:-}
+shift || true
+case $command in
+    up | down | status | logs | upgrade) require_docker && "$command" "$@" ;;
+    build) require_docker && build "$(version)" ;;
+    *) sed -n '2,12p' "$0" && exit 2 ;;
+esac

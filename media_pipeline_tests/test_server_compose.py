@@ -1,0 +1,130 @@
+"""docker-compose.yml, deploy/dagster.yaml and the images they name: what holds without an engine."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from dagster._core.instance.ref import InstanceRef
+
+from media_pipeline.engine.container_launcher import ContainerRunLauncher
+from media_pipeline.engine.instance import instance_template
+from media_pipeline.server.engine_gate import RUN_LABEL, Template
+
+ROOT = Path(__file__).resolve().parent.parent
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+INSTANCE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text(encoding="utf-8"))
+OFFICIAL = {"grafana"}  # images that are not ours
+OUTSIDE = {"gateway"}  # whoever may be reached from outside
+
+
+@pytest.fixture(params=sorted(SERVICES))
+def service(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return SERVICES[request.param] | {"name": request.param}
+
+
+def test_old_and_new_compose_read_it() -> None:
+    # 1.29 refuses `name`; v2 warns of `version`.
+    assert {key for key in COMPOSE if not key.startswith("x-")} == {"services", "networks", "volumes"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", [("docker-compose",), ("docker", "compose")], ids=" ".join)
+def test_compose_itself_accepts_it(tool: tuple[str, ...], tmp_path: Path) -> None:
+    if shutil.which(tool[0]) is None or subprocess.run([*tool, "version"], capture_output=True).returncode != 0:
+        pytest.skip(f"`{' '.join(tool)}` is not installed")
+    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
+    (tmp_path / ".env").touch()
+    done = subprocess.run([*tool, "config"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_every_container_has_walls_limits_and_an_end(service: dict[str, Any]) -> None:
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"] and "cap_add" not in service
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert re.fullmatch(r"[\d.]+[mg]", service["mem_limit"])
+    assert service["restart"] == "unless-stopped"
+    assert set(service["logging"]["options"]) == {"max-size", "max-file"}
+    assert not str(service.get("user", "")).startswith("0"), "no container is root"
+    assert "privileged" not in service and "network_mode" not in service and "pid" not in service
+
+
+def test_every_service_says_whether_it_is_well(service: dict[str, Any]) -> None:
+    if "healthcheck" in service or service["name"] in OFFICIAL:
+        return
+    text = (ROOT / service["build"]["dockerfile"]).read_text(encoding="utf-8")
+    assert "HEALTHCHECK" in text
+
+
+def test_only_the_gateway_is_reached_from_outside(service: dict[str, Any]) -> None:
+    assert ("ports" in service) == (service["name"] in OUTSIDE)
+
+
+def test_only_the_gate_has_the_socket_of_the_engine() -> None:
+    with_socket = {name for name, s in SERVICES.items() if any("docker.sock" in v for v in s.get("volumes", ()))}
+    assert with_socket == {"engine-gate"}
+    # …and only those that start and stop runs reach the gate; none of them has the home.
+    beside = {name for name, s in SERVICES.items() if "engine" in s.get("networks", ())} - {"engine-gate"}
+    assert beside == {"daemon", "webserver"}
+    assert not any(v.startswith(("home:", "inbox:")) for name in beside for v in SERVICES[name]["volumes"])
+
+
+def test_volumes_are_named_after_the_project() -> None:
+    named = {volume["name"] for volume in COMPOSE["volumes"].values()}
+    assert named == {"${COMPOSE_PROJECT_NAME:-media-pipeline}-" + name for name in COMPOSE["volumes"]}
+    used = {v.split(":")[0] for s in SERVICES.values() for v in s.get("volumes", ()) if v[0].isalpha()}
+    assert used == set(COMPOSE["volumes"])
+
+
+def test_no_secret_is_in_an_environment(service: dict[str, Any]) -> None:
+    given = service.get("environment", {})
+    names = [entry.partition("=")[0] for entry in given] if isinstance(given, list) else list(given)
+    assert not [name for name in names if re.search(r"PASSWORD|SECRET|_KEY$|TOKEN", name)]
+
+
+# --- the instance ---------------------------------------------------------------------------------------------------
+
+
+def test_the_instance_differs_from_that_of_a_home_alone_where_it_must() -> None:
+    alone = yaml.safe_load(instance_template())
+    own = ("storage", "run_launcher", "concurrency", "run_monitoring", "code_servers")
+    assert {k: v for k, v in INSTANCE.items() if k not in own} == {k: v for k, v in alone.items() if k not in own}
+
+
+def test_runs_are_let_through_by_the_gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The launcher's configuration and the gate's policy are of one mind."""
+    import docker
+    from docker.models.containers import _create_container_args
+
+    monkeypatch.setenv("DAGSTER_RUNS_LIKE", "media-pipeline-code")
+    monkeypatch.setenv("DAGSTER_POSTGRES_HOST", "postgres")
+    shutil.copy(ROOT / "deploy" / "dagster.yaml", tmp_path)
+    launcher = InstanceRef.from_dir(str(tmp_path)).run_launcher
+    assert isinstance(launcher, ContainerRunLauncher)
+    wanted = dict(launcher.container_kwargs)
+    wanted.pop("stop_timeout")
+    wanted |= {"mem_limit": "4g", "volumes_from": ["media-pipeline-code"], "network": "media-pipeline"}
+    wanted |= {"image": "media-pipeline:1", "labels": {RUN_LABEL: "1"}, "command": ["dagster"], "version": "1.41"}
+    body = docker.types.ContainerConfig(
+        "1.41", **{k: v for k, v in _create_container_args(wanted).items() if k != "version"}
+    )
+    inspected = {
+        "Config": {"Image": "media-pipeline:1"},
+        "NetworkSettings": {"Networks": {"media-pipeline": {}}},
+    }
+    Template("media-pipeline-code", inspected).require_like(body)
+
+
+def test_runs_have_the_walls_of_the_other_containers() -> None:
+    code, runs = SERVICES["code"], INSTANCE["run_launcher"]["config"]["container_kwargs"]
+    for wall in ("read_only", "cap_drop", "security_opt", "init"):
+        assert runs[wall] == code[wall]
+    assert list(runs["tmpfs"]) == code["tmpfs"]
+    assert runs["entrypoint"] == code["entrypoint"]
