@@ -57,7 +57,8 @@ class Leases:
 
     def __init__(self, file: Path, clock: Callable[[], float] = time.time) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
-        os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its log the mode of the file
+        if not file.exists():
+            os.close(os.open(file, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its log the mode of the file
         self._db, self._clock = Database(file, rows.DDL, version=rows.VERSION), clock
 
     @classmethod

@@ -3,6 +3,8 @@
 On a disk of this machine that is a write-ahead log. Its readers and writers find each other through memory that they
 share, which those of several machines do not: with a write-ahead log on a network file system commits of one machine
 are silently lost on another (seen). There the file has a rollback journal, which needs nothing but locks.
+
+Whoever may not write into the folder of the file only reads it: what a monitor of the home needs.
 """
 
 from __future__ import annotations
@@ -34,6 +36,9 @@ T = TypeVar("T")
 class Database:
     """A lazily opened connection per process.
 
+    Where the folder cannot be written, the connection only reads, and may not see what others write later on: open
+    anew for that.
+
     Args:
         file: made with its folder when missing
         ddl: statements that create what is missing; run once per `version`
@@ -41,7 +46,7 @@ class Database:
     Raises (from every method):
         DiskFull: no room for the change; nothing of it was made
         StorageConflict: another process held the file for longer than `BUSY_TIMEOUT_S`
-        UsageError: a newer version of this program wrote the file
+        UsageError: a newer version of this program wrote the file; or it only can be read, and an older one did
     """
 
     def __init__(self, file: Path, ddl: str, *, version: int) -> None:
@@ -89,12 +94,20 @@ class Database:
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
-        db = sqlite3.connect(self._file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
-        _set_journal(db, self._file)
+        only_read = not os.access(self._file.parent, os.W_OK, effective_ids=True)
+        if only_read:
+            db = connect_to_read(self._file)
+        else:
+            db = sqlite3.connect(self._file, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
+            _set_journal(db, self._file)
         db.execute("PRAGMA foreign_keys = ON")
         found = db.execute("PRAGMA user_version").fetchone()[0]
         if found > self._version:
             raise UsageError(f"{self._file} was written by a newer version", "upgrade media-pipeline")
+        if found < self._version and only_read:
+            raise UsageError(
+                f"{self._file} is of an older version and can only be read here", "open it for writing once"
+            )
         if found < self._version:
             db.executescript(f"BEGIN IMMEDIATE; {self._ddl} PRAGMA user_version = {self._version}; COMMIT;")
         return db
@@ -126,6 +139,31 @@ def chunks(values: Sequence[T]) -> Iterator[Sequence[T]]:
 
 def marks(values: Sequence[object]) -> str:
     return ", ".join("?" * len(values))
+
+
+def connect_to_read(file: Path) -> sqlite3.Connection:
+    """A connection for a process that may not write into the folder, with or without writers elsewhere.
+
+    With a write-ahead log readers and writers share `-wal` and `-shm`. They are there as long as somebody has the file
+    open for writing; without them SQLite refuses, because it could not make them. Then all is in the file itself, and
+    it may be read as one that nobody changes. Should a writer come just then, a query fails or tells of before.
+    """
+    if not file.exists():
+        raise UsageError(f"{file} is not there and cannot be made", "open the home for writing once")
+    db = _read_only(file, "mode=ro")
+    try:
+        db.execute("SELECT 1 FROM sqlite_master").fetchone()
+    except sqlite3.OperationalError as error:
+        db.close()
+        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or file.with_name(f"{file.name}-wal").exists():
+            raise
+        db = _read_only(file, "mode=ro&immutable=1")
+    return db
+
+
+def _read_only(file: Path, how: str) -> sqlite3.Connection:
+    uri = f"{file.absolute().as_uri()}?{how}"
+    return sqlite3.connect(uri, uri=True, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False)
 
 
 def _set_journal(db: sqlite3.Connection, file: Path) -> None:
