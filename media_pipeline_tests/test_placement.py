@@ -119,6 +119,20 @@ def test_a_rented_option_counts_boot_upload_disk_and_what_stays_here() -> None:
     assert here(work, rates(OCR, gpu)).seconds == pytest.approx(3600 + 360 + around_s)
 
 
+def test_the_machine_costs_while_stages_between_its_own_run_here() -> None:
+    each = load(media=600, stills=600, frames=600)
+    costs = [measured(name, 60.0, frames=600) for name in ("nsfw", "ocr", "transcript")]
+
+    def usd(*order: str) -> float:
+        work = Workload({"media": each, **dict.fromkeys(order, each)}, each)
+        [option] = rented(work, rates(*costs), [OFFER], {"ocr", "transcript"}, GPU, Expectations(), usd_left=10)
+        return option.usd
+
+    waits = usd("ocr", "nsfw", "transcript") - usd("ocr", "transcript", "nsfw")
+    assert waits == pytest.approx(60 / 3600 * (OFFER.gpu_usd_per_hour + 0.18 * GPU.disk_gb / 730), rel=0.05)
+    assert usd("nsfw", "ocr", "transcript") == pytest.approx(usd("ocr", "nsfw", "transcript"))
+
+
 def test_a_small_budget_covers_a_share_and_none_at_all_no_machine() -> None:
     work = pictures(36_000)
     full = rented(work, rates(OCR), [OFFER], {"ocr"}, GPU, Expectations(), usd_left=100)[0]

@@ -118,7 +118,8 @@ def rented(
     """The work with one of these machines, the best value first.
 
     A machine is ordered at once and boots while media are decoded here; frames and sound of the eligible stages are
-    sent, the other stages run here before or after. It is given back when the last eligible stage is through.
+    sent. Stages run one after another: of the others, those before the last eligible one run here while the machine
+    waits, and costs; those behind it when it is given back.
 
     Args:
         eligible: stages that a rented machine may and can do
@@ -126,7 +127,10 @@ def rented(
     """
     local = [took for took in rates.here(work) if took.stage not in eligible]
     decoding_s = sum(took.seconds for took in local if took.stage == "media")
-    others_s = sum(took.seconds for took in local) - decoding_s
+    order = list(work.stages)
+    last = max((place for place, name in enumerate(order) if name in eligible), default=0)
+    between_s = sum(took.seconds for took in local if took.stage in order[:last] and took.stage != "media")
+    behind_s = sum(took.seconds for took in local) - decoding_s - between_s
     full = here(work, rates)
     found = []
     for offer in offers:
@@ -134,7 +138,7 @@ def rented(
         machines = _machines(gpu, sum(took.seconds for took in there), expected)
         upload_s = work.upload_bytes / min(expected.upload_bytes_per_s, offer.inet_down_mbps * 125_000)
         working_s = (upload_s + sum(took.seconds for took in there)) / machines
-        existing_s = max(expected.boot_s, decoding_s) + working_s
+        existing_s = max(expected.boot_s, decoding_s) + between_s + working_s
         cost = machines * usd(
             offer,
             running_s=existing_s - expected.boot_s,
@@ -146,7 +150,7 @@ def rented(
         share = min(1.0, usd_left / cost) if cost > 0 else 1.0
         if share * working_s < min(_LEAST_WORK_S, working_s):
             continue
-        seconds = existing_s + others_s
+        seconds = existing_s + behind_s
         found.append(
             Option(
                 "gpu",
