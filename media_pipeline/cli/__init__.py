@@ -25,6 +25,7 @@ COMMANDS = {
     "erase": "Erase media, a person or a voice for good, and prove it.",
     "export": "Write results as subtitles, JSON, CSV, COCO or Parquet.",
     "gpu": "Rented machines: what runs, what it costs, and giving it back.",
+    "installation": "Back up a whole server, encrypted, and restore it; list, check, drill.",
     "metrics": "Serve metrics for Prometheus, and the health of a server.",
     "models": "List and download models.",
     "moderate": "Approve or block media, above what rules say.",

@@ -96,6 +96,11 @@ def take_cut(layout: Layout, stack: ExitStack) -> Cut:
     raise StorageConflict(f"the tables of {layout.home} changed {_TRIES} times while looked at", "try again later")
 
 
+def newest(folder: Path) -> TableCut | None:
+    """The present version of one table; None where there is none."""
+    return _table(folder / LOG) if (folder / LOG).is_dir() else None
+
+
 def is_database(path: Path) -> bool:
     """Whether this is a file of SQLite, which must not be copied while somebody writes to it."""
     if not path.name.endswith(DATABASE_SUFFIXES):

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from media_pipeline.storage._backup_cut import is_database
-from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.layout import STAGE, Layout
 
 # Made again from the tables when they are used next; locks are nothing but names; keys of rented machines open nothing
-# by the time a backup is restored.
-_DERIVED = ("indexes", "locks", "gpu")
+# by the time a backup is restored. `STAGE` is what the other kind of backup lays out for itself.
+_DERIVED = ("indexes", "locks", "gpu", STAGE)
 _WAREHOUSE = ("warehouse.duckdb", ".warehouse.duckdb-")
 _MOMENTARY = (".incoming",)  # what a living process writes just now
 _SIDE_FILES = ("-wal", "-shm", "-journal")  # of a database: part of what SQLite itself hands over

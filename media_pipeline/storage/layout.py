@@ -8,6 +8,7 @@ from pathlib import Path
 from media_pipeline.errors import UsageError
 
 RESTORING = ".restoring"  # a file in a home that `restore` is writing, or was when it was interrupted
+STAGE = ".installation-backup"  # a folder in a home that a backup of the installation lays out, and removes
 
 
 @dataclass(frozen=True, slots=True)
