@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "media_pipeline.config",
         "media_pipeline.config_file",
         "media_pipeline.config_gpu",
+        "media_pipeline.config_sections",
         "media_pipeline.config_server",
         "media_pipeline.errors",
         "media_pipeline.wording",
