@@ -19,6 +19,7 @@ from media_pipeline.config_gpu import Gpu
 from media_pipeline.config_sections import (
     ENV_PREFIX,
     GIB,
+    MIB,
     Alerts,
     Backup,
     Batching,
@@ -29,16 +30,34 @@ from media_pipeline.config_sections import (
     Retention,
     Sampling,
     SqlLimits,
+    Terms,
     secret_of,
 )
 from media_pipeline.config_server import Server
 from media_pipeline.errors import UsageError
 
 __all__ = [
-    *("ENV_PREFIX", "GIB", "MIB", "Settings", "load_settings", "setting_error"),
-    *("child_environment", "postgres_access", "set_environment_default", "vast_key_variable"),
-    *("Alerts", "Backup", "Batching", "DecodeLimits", "IndexLimits", "Moderation", "Reprocess", "Retention"),
-    *("Sampling", "SqlLimits", "Terms"),
+    "ENV_PREFIX",
+    "GIB",
+    "MIB",
+    "Alerts",
+    "Backup",
+    "Batching",
+    "DecodeLimits",
+    "IndexLimits",
+    "Moderation",
+    "Reprocess",
+    "Retention",
+    "Sampling",
+    "Settings",
+    "SqlLimits",
+    "Terms",
+    "child_environment",
+    "load_settings",
+    "postgres_access",
+    "set_environment_default",
+    "setting_error",
+    "vast_key_variable",
 ]
 _VAST_KEY_VARIABLES = ("MEDIA_PIPELINE_VAST_API_KEY", "VAST_API_KEY")
 _POSTGRES_PASSWORD_FILE = Path("/run/secrets/postgres_password")
