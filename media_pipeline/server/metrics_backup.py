@@ -47,9 +47,12 @@ def read_status(file: Path) -> dict[str, Any]:
         raise MediaPipelineError(f"{file} cannot be read ({error.strerror})", "mend its rights") from error
     try:
         found = json.loads(text)
-        finished = _seconds(found["finished_at"])
-        good = finished if found["ok"] else _seconds(found.get("last_ok_at"))
-        return {"failed": not found["ok"], "finished_at": good, "bytes_added": found.get("bytes_added")}
+        return {
+            # The first one runs: it has neither failed nor come to an end.
+            **({} if found["finished_at"] is None else {"failed": not found["ok"] or bool(found.get("check_error"))}),
+            "finished_at": _seconds(found["last_success_at"]),
+            "bytes_added": found["bytes_added"] if found["ok"] else None,
+        }
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise MediaPipelineError(f"{file} is not what a backup writes ({error})", "wait for the next backup") from error
 
@@ -78,6 +81,6 @@ def backup_metrics(kind: str, found: Mapping[str, Any], now: float, first_at: fl
         added.add_metric([kind], found["bytes_added"])
         yield added
     if "failed" in found:
-        failed = gauge("backup_last_failed", "1: the last attempt failed.", labels=("kind",))
+        failed = gauge("backup_last_failed", "1: the last attempt failed, or a check found damage.", labels=("kind",))
         failed.add_metric([kind], int(found["failed"]))
         yield failed

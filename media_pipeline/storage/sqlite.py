@@ -155,7 +155,9 @@ def connect_to_read(file: Path) -> sqlite3.Connection:
         db.execute("SELECT 1 FROM sqlite_master").fetchone()
     except sqlite3.OperationalError as error:
         db.close()
-        if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_CANTOPEN or file.with_name(f"{file.name}-wal").exists():
+        # Of a file system that is mounted so it is the one, of a folder without the right to write the other.
+        refused = error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
+        if not refused or file.with_name(f"{file.name}-wal").exists():
             raise
         db = _read_only(file, "mode=ro&immutable=1")
     return db
