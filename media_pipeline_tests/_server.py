@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -9,9 +10,11 @@ import signal
 import socket
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +25,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "debian:bookworm-slim"
 _BUILD_S, _START_S = 1800, 600
+_WHEELS_PORT = 8199  # always the same: it is part of what layers are remembered by
 
 
 # --- the engine -----------------------------------------------------------------------------------------------------
@@ -110,6 +114,26 @@ def _require_base(address: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextmanager
+def wheels(address: str) -> Iterator[dict[str, str]]:
+    """What a build is told of wheels that lie on this machine (PIP_FIND_LINKS); containers reach no folder of it."""
+    folder = os.environ.get("PIP_FIND_LINKS", "")
+    if not Path(folder).is_dir():
+        yield {"PIP_FIND_LINKS": folder} if folder else {}
+        return
+    shown = _docker(address, "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
+    handler = functools.partial(_Quiet, directory=folder)
+    with ThreadingHTTPServer((shown.stdout.strip(), _WHEELS_PORT), handler) as served:
+        threading.Thread(target=served.serve_forever, daemon=True).start()
+        yield {"PIP_FIND_LINKS": f"http://{shown.stdout.strip()}:{_WHEELS_PORT}/"}
+        served.shutdown()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
+        pass
+
+
 # --- the server -----------------------------------------------------------------------------------------------------
 
 
@@ -120,12 +144,19 @@ class Server:
         folder: the clone
         engine: address of the Docker Engine
         settings: what stands in its .env
+        building: what `make` is told besides
     """
 
     def __init__(
-        self, folder: Path, engine: str, settings: dict[str, str], project: str = "media-pipeline-test"
+        self,
+        folder: Path,
+        engine: str,
+        settings: dict[str, str],
+        building: dict[str, str] | None = None,
+        project: str = "media-pipeline-test",
     ) -> None:
         self.folder, self.engine, self.project = folder, engine, project
+        self._building = building or {}
         self.http_port, self.https_port = free_port(), free_port()
         settings = {
             "MEDIA_PIPELINE_SERVER__HTTP_PORT": str(self.http_port),
@@ -138,8 +169,9 @@ class Server:
         self._client: httpx.Client | None = None
 
     def make(self, target: str, *, timeout_s: float = _BUILD_S, **environment: str) -> subprocess.CompletedProcess[str]:
-        known = {k: v for k, v in os.environ.items() if not k.startswith(("MEDIA_PIPELINE_", "DAGSTER_", "COMPOSE_"))}
-        known |= {"DOCKER_HOST": self.engine, "COMPOSE_PROJECT_NAME": self.project, "TERM": "dumb"}
+        foreign = ("MEDIA_PIPELINE_", "DAGSTER_", "COMPOSE_", "PIP_FIND_LINKS")
+        known = {k: v for k, v in os.environ.items() if not k.startswith(foreign)}
+        known |= {"DOCKER_HOST": self.engine, "COMPOSE_PROJECT_NAME": self.project, "TERM": "dumb"} | self._building
         done = subprocess.run(
             ["make", "--no-print-directory", target],
             cwd=self.folder,
@@ -266,9 +298,9 @@ def server(folder: Path, **settings: str) -> Iterator[Server]:
     """A server from a clone of this checkout, all well; taken away at the end."""
     if shutil.which("docker-compose") is None and shutil.which("docker") is None:
         pytest.skip("Docker is not installed")
-    with engine() as address:
+    with engine() as address, wheels(address) as building:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-        running = Server(folder, address, settings)
+        running = Server(folder, address, settings, building)
         try:
             running.up()
             yield running
