@@ -81,8 +81,8 @@ has_images() {
 media() { # a command of the product, without anything of the server; usage: media TAG ARGUMENTS…
     local tag=$1
     shift
-    docker run --rm --network none --entrypoint media-pipeline --volume "$PWD/.env:/.env:ro" --tmpfs /data:uid=1000 \
-        "media-pipeline:$tag" "$@"
+    docker run --rm --network none --user "$(id -u):$(id -g)" --entrypoint media-pipeline \
+        --volume "$PWD/.env:/.env:ro" "media-pipeline:$tag" --home /tmp/home "$@"
 }
 
 settings_and_secrets() { # usage: settings_and_secrets TAG
@@ -95,7 +95,7 @@ settings_and_secrets() { # usage: settings_and_secrets TAG
     mkdir -p secrets
     # In a container, because the files belong to its user, whatever user this is.
     docker run --rm --network none --user 0 --entrypoint /secrets.sh --volume "$PWD/deploy/secrets:/secrets.sh:ro" \
-        --volume "$PWD/secrets:/secrets" "media-pipeline-gateway:$1"
+        --volume "$PWD/secrets:/secrets" --volume "$PWD/.env:/settings" "media-pipeline-gateway:$1"
 }
 
 # --- starting, and waiting -------------------------------------------------------------------------------------------

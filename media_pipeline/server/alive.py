@@ -8,6 +8,8 @@ python -m media_pipeline.server.alive daemon
 from __future__ import annotations
 
 import sys
+import time
+from pathlib import Path
 from urllib.request import urlopen
 
 _PATIENCE_S = 10
@@ -52,10 +54,21 @@ def daemon() -> str:
     return f"{len(ages)} daemons, the last signed {min(ages.values()):.0f} s ago"
 
 
+def file(path: str, max_age_s: str) -> str:
+    """
+    Raises:
+        RuntimeError: it was touched longer ago.
+    """
+    age_s = time.time() - Path(path).stat().st_mtime
+    if age_s > float(max_age_s):
+        raise RuntimeError(f"silent for {age_s:.0f} s")
+    return f"{age_s:.0f} s ago"
+
+
 def main() -> int:
     kind, *where = sys.argv[1:]
     try:
-        print({"http": http, "grpc": grpc, "daemon": daemon}[kind](*where))
+        print({"http": http, "grpc": grpc, "daemon": daemon, "file": file}[kind](*where))
     except Exception as error:  # of whatever library: the container's state shows this line
         print(f"{kind} {' '.join(where)}: {type(error).__name__}: {error}")
         return 1
