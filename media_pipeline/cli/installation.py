@@ -101,9 +101,6 @@ def list_(app: App, output: str) -> None:
     from media_pipeline.server.backup import taken_at
     from media_pipeline.server.backup_restic import Restic
 
-    restic = Restic(app.settings)
-    if not restic.exists():
-        raise UsageError(f"there is no repository at {restic.repository}", "take a first snapshot")
     rows = [
         {
             "snapshot": snapshot.id[:8],
@@ -112,7 +109,7 @@ def list_(app: App, output: str) -> None:
                 (t.removeprefix("version-") for t in snapshot.tags if t.startswith("version-")), ""
             ),
         }
-        for snapshot in restic.snapshots()
+        for snapshot in Restic(app.settings).snapshots()
     ]
     if output == "json":
         _print_json(rows)

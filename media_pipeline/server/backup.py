@@ -119,10 +119,12 @@ def back_up(settings: Settings, tick: Tick = lambda: None) -> Report:
     stage = layout.home / STAGE
     with state.locked():
         shutil.rmtree(stage, ignore_errors=True)  # of one that was killed
-        if not (found := restic.exists()):
+        former = restic.look()
+        if former is None:
             restic.create()
-        restic.unlock_stale()
-        parent = next((snapshot.id for snapshot in reversed(restic.snapshots())), None) if found else None
+        else:
+            restic.unlock_stale()
+        parent = former[-1].id if former else None
         digests = Digests(state.digests())
         try:
             with disk_full_explained(layout.home):
@@ -142,7 +144,7 @@ def back_up(settings: Settings, tick: Tick = lambda: None) -> Report:
         copied_bytes=view.copied_bytes,
         linked=view.linked,
         seconds=time.monotonic() - started,
-        created=not found,
+        created=former is None,
         problems=view.left_out | unread,
         grave=grave,
     )

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from media_pipeline.config import Settings, load_settings
-from media_pipeline.errors import MediaPipelineError, UsageError
+from media_pipeline.errors import MediaPipelineError
 from media_pipeline.server import backup_postgres as postgres
 from media_pipeline.server.backup import DUMP, HOME, Manifest
 from media_pipeline.server.backup_postgres import PostgresFacts
-from media_pipeline.server.backup_restic import Restic, Tick
+from media_pipeline.server.backup_restic import Restic, Tick, chosen
 from media_pipeline.server.backup_restore import damaged_originals, fetch
 from media_pipeline.storage.backup_view import (
     IN_PLACE,
@@ -84,9 +84,7 @@ def drill(
     """
     started = time.monotonic()
     restic = Restic(settings, tick)
-    if not restic.exists():
-        raise UsageError(f"there is no repository at {restic.repository}", "run `installation backup` first")
-    found = restic.resolve(snapshot)
+    found = chosen(restic.snapshots(), snapshot)
     folder = folder or settings.server.backup_state / "drill"
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     without = () if originals else tuple(name for name in IN_PLACE if name in ("originals", INBOX))

@@ -57,6 +57,21 @@ class ResticSnapshot:
     tags: tuple[str, ...]
 
 
+def chosen(snapshots: Sequence[ResticSnapshot], given: str | None) -> ResticSnapshot:
+    """The one whose id begins so; the newest where none is given.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    if given is None:
+        return snapshots[-1]
+    found = [snapshot for snapshot in snapshots if snapshot.id.startswith(given)]
+    if len(found) != 1:
+        near = ", ".join(snapshot.id[:8] for snapshot in snapshots[-3:])
+        raise UsageError(f"{len(found)} snapshots begin with {given!r}", f"the newest are {near}")
+    return found[0]
+
+
 @dataclass(frozen=True, slots=True)
 class Stored:
     """What one backup did."""
@@ -86,19 +101,6 @@ class Restic:
     def is_local(self) -> bool:
         return not self.repository.startswith("s3:")
 
-    def exists(self) -> bool:
-        """Whether there is a repository that our key opens.
-
-        Raises:
-            UsageError: there is one, and the key is not its own; or no key, or none for the store.
-            TransientError: the store cannot be reached.
-        """
-        try:
-            self._checked(["cat", "config"], timeout_s=_OPEN_TIMEOUT_S)
-        except _NoRepositoryError:
-            return False
-        return True
-
     def create(self) -> None:
         if self.is_local:
             try:
@@ -113,28 +115,33 @@ class Restic:
         """Removes the locks of processes that are dead or silent for half an hour; never those of living ones."""
         self._checked(["unlock"], timeout_s=_OPEN_TIMEOUT_S)
 
-    def snapshots(self) -> list[ResticSnapshot]:
-        """Ours, the oldest first."""
-        found = json.loads(self._checked(["snapshots", "--json", "--tag", TAG, "--no-lock"]) or "null") or []
+    def look(self) -> list[ResticSnapshot] | None:
+        """Our snapshots, the oldest first; None where there is no repository.
+
+        Raises:
+            UsageError: there is one, and the key is not its own; or no key, or none for the store.
+            TransientError: the store cannot be reached.
+        """
+        args = ["snapshots", "--json", "--tag", TAG, "--no-lock"]
+        try:
+            found = json.loads(self._checked(args, timeout_s=_OPEN_TIMEOUT_S)) or []
+        except _NoRepositoryError:
+            return None
         listed = [ResticSnapshot(s["id"], s["time"], tuple(s.get("tags") or ())) for s in found]
         return sorted(listed, key=lambda snapshot: snapshot.time)
 
-    def resolve(self, given: str | None) -> ResticSnapshot:
-        """The snapshot whose id begins so; the newest where none is given.
+    def snapshots(self) -> list[ResticSnapshot]:
+        """Likewise.
 
         Raises:
-            UsageError: there is none, or there are several.
+            UsageError: there is no repository, or no snapshot in it.
         """
-        all_of_them = self.snapshots()
-        if not all_of_them:
+        found = self.look()
+        if found is None:
+            raise UsageError(f"there is no repository at {self.repository}", "look at BACKUP_REPOSITORY in .env")
+        if not found:
             raise UsageError(f"{self.repository} holds no snapshot", "run `installation backup` first")
-        if given is None:
-            return all_of_them[-1]
-        found = [snapshot for snapshot in all_of_them if snapshot.id.startswith(given)]
-        if len(found) != 1:
-            near = ", ".join(snapshot.id[:8] for snapshot in all_of_them[-3:])
-            raise UsageError(f"{len(found)} snapshots begin with {given!r}", f"the newest are {near}")
-        return found[0]
+        return found
 
     def back_up(self, folder: Path, targets: Sequence[str], *, parent: str | None, tags: Sequence[str] = ()) -> Stored:
         """A snapshot of these files and folders, by name below `folder`.

@@ -17,7 +17,7 @@ from media_pipeline.config import Settings
 from media_pipeline.errors import DamagedBackup, DiskFull, UsageError
 from media_pipeline.server import backup_postgres as postgres
 from media_pipeline.server.backup import CONFIGURATION, DUMP, HOME, MANIFEST, Manifest
-from media_pipeline.server.backup_restic import Restic, Tick
+from media_pipeline.server.backup_restic import Restic, Tick, chosen
 from media_pipeline.storage.backup_view import IN_PLACE, database_facts, read_rows, sha256, table_facts
 from media_pipeline.storage.disk import disk_full_explained
 from media_pipeline.storage.layout import RESTORING, STAGE
@@ -60,9 +60,8 @@ def restore(
     """
     started = time.monotonic()
     restic = Restic(settings, tick)
-    if not restic.exists():
-        raise UsageError(f"there is no repository at {restic.repository}", "look at BACKUP_REPOSITORY in .env")
-    found = restic.resolve(snapshot)
+    snapshots = restic.snapshots()
+    found = chosen(snapshots, snapshot)
     if configuration is not None and configuration.exists() and any(configuration.iterdir()):
         raise UsageError(f"{configuration} is not empty", "name a new folder; nothing is ever overwritten")
     if database is not None:
@@ -101,7 +100,7 @@ def restore(
         bytes=size,
         seconds=time.monotonic() - started,
         database=database,
-        erased_since=_erased_since(restic, found.id, home),
+        erased_since=_erased_since(restic, snapshots[-1].id, home) if found != snapshots[-1] else (),
         wrong=wrong,
     )
 
@@ -234,9 +233,6 @@ def _measured(home: Path) -> tuple[int, int]:
     return len(sizes), sum(sizes)
 
 
-def _erased_since(restic: Restic, snapshot_id: str, home: Path) -> tuple[str, ...]:
+def _erased_since(restic: Restic, newest: str, home: Path) -> tuple[str, ...]:
     """Receipts that the newest snapshot has and this one lacks."""
-    newest = restic.snapshots()[-1]
-    if newest.id == snapshot_id:
-        return ()
-    return tuple(name for name in restic.names(newest.id, RECEIPTS) if not (home / name).exists())
+    return tuple(name for name in restic.names(newest, RECEIPTS) if not (home / name).exists())
