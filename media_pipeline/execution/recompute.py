@@ -82,20 +82,22 @@ class Plan:
         return found
 
 
-def plan(pipeline: Pipeline, analyzers: Collection[str] | None = None) -> Plan:
+def plan(pipeline: Pipeline, analyzers: Collection[str] | None = None, media_ids: Sequence[str] | None = None) -> Plan:
     """What of this home is stale now. Fresh uploads, of which nothing is recorded, are no part of it.
 
     Args:
         analyzers: only these and what they need; None means all
+        media_ids: only these media, in this order; None means all, the newest first
 
     A result that failed on the same content with the same fingerprint is final, as is one without a model.
     """
     infos = stage_infos()
     names = [info.name for info in infos] if analyzers is None else with_needs(infos, analyzers)
     stages = [_now(pipeline, name) for name in names]
-    kept = pipeline.kept.ledger.scan(("media_id", "analyzer", "fingerprint"))
+    kept = pipeline.kept.ledger.scan(("media_id", "analyzer", "fingerprint"), media_ids)
     gone = pipeline.sources.without_original()
-    return plan_ledger(pipeline.ledger.scan(_COLUMNS), pipeline.sources.newest_ids(), stages, kept, gone)
+    known = pipeline.sources.newest_ids() if media_ids is None else media_ids
+    return plan_ledger(pipeline.ledger.scan(_COLUMNS, media_ids), known, stages, kept, gone)
 
 
 def plan_ledger(

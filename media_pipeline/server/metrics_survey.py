@@ -11,18 +11,33 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
 from media_pipeline.config import Settings, load_settings
-from media_pipeline.errors import MediaPipelineError
+from media_pipeline.errors import DamagedBackup, MediaPipelineError
+from media_pipeline.execution.stages import stage_infos
+from media_pipeline.media.cache import Cache
 from media_pipeline.server.metrics_reasons import reason_class
+from media_pipeline.storage.costs import Costs
+from media_pipeline.storage.layout import Layout
+from media_pipeline.storage.leases import Leases, day
+from media_pipeline.storage.ledger import Ledger
+from media_pipeline.storage.sources import MAX_ATTEMPTS, Sources
+from media_pipeline.storage.tables import Tables
 
 COUNTS, STALE = "counts", "stale"
 _SNAPSHOTS_READ = 5  # of which one that cannot be read is passed over
+_PORTION = 20_000  # media whose results are judged at once: a plan of 100,000 takes half a gigabyte
 
 
 def survey(settings: Settings, which: str) -> dict[str, dict[str, Any]]:
@@ -44,70 +59,69 @@ def _guarded(read: Callable[[Settings], dict[str, Any]], settings: Settings) -> 
 
 def _media(settings: Settings) -> dict[str, Any]:
     """Media, and how many of them wait: without a word in the ledger yet, or in the hands of a run."""
-    from media_pipeline.storage.layout import Layout
-    from media_pipeline.storage.sources import MAX_ATTEMPTS, Sources
-
     layout = Layout(settings.home)
     if not layout.sources.exists():
         return {"media": 0, "given_up": 0, "waiting": 0, "oldest_waiting_at": None, "first_at": None, "refused": {}}
     with closing(Sources(layout.sources)) as sources:
-        ages = sources.ages()
-        interrupted = {medium.media_id: medium.attempts for medium in sources.interrupted()}
+        ids = sources.newest_ids()
+        attempts = {medium.media_id: medium.attempts for medium in sources.interrupted()}
+        given_up = {media_id for media_id, count in attempts.items() if count >= MAX_ATTEMPTS}
+        waiting, oldest = _waiting(layout, ids, attempts.keys() - given_up, given_up)
+        known = sources.by_id([media_id for media_id in {oldest, *ids[-1:]} if media_id is not None])
         refused = Counter(reason_class(reason) for _, reason in sources.refused())
-    given_up = {media_id for media_id, attempts in interrupted.items() if attempts >= MAX_ATTEMPTS}
-    waiting, oldest = _waiting(layout, ages, set(interrupted) - given_up, given_up)
-    first = ages["added_at"][0].as_py() if ages.num_rows else None
     return {
-        "media": ages.num_rows,
+        "media": len(ids),
         "given_up": len(given_up),
         "waiting": waiting,
-        "oldest_waiting_at": oldest,
-        "first_at": first and first.timestamp(),
+        "oldest_waiting_at": known[oldest].added_at.timestamp() if oldest else None,
+        "first_at": known[ids[-1]].added_at.timestamp() if ids else None,
         "refused": dict(refused),
     }
 
 
-def _waiting(layout: Any, ages: Any, in_hand: set[str], given_up: set[str]) -> tuple[int, float | None]:
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def _waiting(
+    layout: Layout, newest: list[str], in_hand: Collection[str], given_up: Collection[str]
+) -> tuple[int, str | None]:
+    """How many wait, and which of them waits longest."""
+    ids = pa.array(newest, pa.string())
+    finished = np.zeros(len(ids), bool)
+    for part in _ledger(layout).parts(("media_id", "analyzer")):
+        decoded = part.filter(pc.equal(part["analyzer"], "media"))["media_id"].cast(pa.string())
+        finished |= _marks(ids, decoded)
+    waiting = (~finished | _marks(ids, pa.array(list(in_hand), pa.string()))) & ~_marks(
+        ids, pa.array(list(given_up), pa.string())
+    )
+    at = np.flatnonzero(waiting)
+    return len(at), newest[at[-1]] if len(at) else None
 
-    known = _ledger(layout).scan(("media_id", "analyzer"))
-    decoded = known.filter(pc.equal(known["analyzer"].cast(pa.string()), "media"))["media_id"]
-    finished = pc.is_in(ages["media_id"], value_set=decoded.cast(pa.string()).combine_chunks())
-    of_runs = pc.is_in(ages["media_id"], value_set=pa.array(sorted(in_hand), pa.string()))
-    lost = pc.is_in(ages["media_id"], value_set=pa.array(sorted(given_up), pa.string()))
-    waiting = pc.and_(pc.or_(pc.invert(finished), of_runs), pc.invert(lost))
-    added = pc.min(ages["added_at"].filter(waiting)).as_py()
-    return int(pc.sum(waiting).as_py() or 0), added and added.timestamp()
+
+def _marks(ids: pa.Array, wanted: pa.Array) -> npt.NDArray[np.bool_]:
+    found: npt.NDArray[np.bool_] = pc.is_in(ids, value_set=wanted).to_numpy(zero_copy_only=False)
+    return found
 
 
 def _pairs(settings: Settings) -> dict[str, Any]:
     """Pairs of media and stages by status, failures by the class of their reason."""
-    import pyarrow.compute as pc
-
-    from media_pipeline.execution.stages import stage_infos
-    from media_pipeline.storage.layout import Layout
-
     stages = [info.name for info in stage_infos()]
-    pairs: dict[str, dict[str, int]] = {stage: {"done": 0, "failed": 0, "unavailable": 0} for stage in stages}
+    pairs: dict[str, Counter[str]] = {stage: Counter(done=0, failed=0, unavailable=0) for stage in stages}
     failures: dict[str, Counter[str]] = {stage: Counter() for stage in stages}
-    rows = _ledger(Layout(settings.home)).scan(("analyzer", "status", "reason"))
-    for row in (
-        rows.select(["analyzer", "status"]).group_by(["analyzer", "status"]).aggregate([([], "count_all")]).to_pylist()
-    ):
-        if row["analyzer"] in pairs and row["status"] in pairs[row["analyzer"]]:
-            pairs[row["analyzer"]][row["status"]] = row["count_all"]
-    failed = rows.filter(pc.equal(rows["status"], "failed"))
-    for row in failed.group_by(["analyzer", "reason"]).aggregate([([], "count_all")]).to_pylist():
-        if row["analyzer"] in failures:
-            failures[row["analyzer"]][reason_class(row["reason"])] += row["count_all"]
-    return {"pairs": pairs, "failures": {stage: dict(counts) for stage, counts in failures.items()}}
+    for part in _ledger(Layout(settings.home)).parts(("analyzer", "status", "reason")):
+        for stage, status, count in _counted(part, "analyzer", "status"):
+            if stage in pairs and status in pairs[stage]:
+                pairs[stage][status] += count
+        for stage, reason, count in _counted(part.filter(pc.equal(part["status"], "failed")), "analyzer", "reason"):
+            if stage in failures:
+                failures[stage][reason_class(reason)] += count
+    return {"pairs": pairs, "failures": failures}
+
+
+def _counted(rows: pa.Table, *names: str) -> Iterator[tuple[str, str, int]]:
+    found = rows.select(names).unify_dictionaries().group_by(names).aggregate([([], "count_all")])
+    return zip(*(found[name].to_pylist() for name in (*names, "count_all")), strict=True)
 
 
 def _costs(settings: Settings) -> dict[str, Any]:
     """Seconds of each analyzer; of several machines with a GPU the one measured last."""
-    from media_pipeline.storage.costs import Costs
-    from media_pipeline.storage.layout import Layout
 
     file = Layout(settings.home).costs
     if not file.exists():
@@ -121,10 +135,6 @@ def _costs(settings: Settings) -> dict[str, Any]:
 
 def _gpu(settings: Settings) -> dict[str, Any]:
     """Money of today and this month (UTC), and the machines that are rented now."""
-    import time
-
-    from media_pipeline.storage.layout import Layout
-    from media_pipeline.storage.leases import Leases, day
 
     file = Layout(settings.home).leases
     if not file.exists():
@@ -141,7 +151,6 @@ def _gpu(settings: Settings) -> dict[str, Any]:
 
 def _home_backup(settings: Settings) -> dict[str, Any]:
     """The newest snapshot of `media-pipeline backup`, where a folder is set for them."""
-    from media_pipeline.errors import DamagedBackup
     from media_pipeline.storage.backup import Repository
 
     if settings.backup.to is None:
@@ -158,9 +167,7 @@ def _home_backup(settings: Settings) -> dict[str, Any]:
     return {"is_set": True}
 
 
-def _ledger(layout: Any) -> Any:
-    from media_pipeline.storage.ledger import Ledger
-    from media_pipeline.storage.tables import Tables
+def _ledger(layout: Layout) -> Ledger:
 
     return Ledger(Tables(layout.tables, layout.locks))
 
@@ -175,20 +182,21 @@ def _stale(settings: Settings) -> dict[str, Any]:
 
     if not (settings.home / "sources.sqlite").exists():
         return {"stale": {}, "models": []}
+    stale: Counter[str] = Counter()
     with closing(Pipeline(settings)) as pipeline:
-        found = plan(pipeline)
+        ids = pipeline.sources.newest_ids()
+        for start in range(0, max(len(ids), 1), _PORTION):
+            stale.update(plan(pipeline, media_ids=ids[start : start + _PORTION]).counts)
         choices = {name: stage.choice for name, stage in pipeline.judge.stages.items() if hasattr(stage, "spec")}
     models = [
         {"analyzer": name, "tier": choice.tier if choice else "none", "model": choice.name if choice else ""}
         for name, choice in choices.items()
     ]
-    return {"stale": {name: found.counts.get(name, 0) for name in pipeline.judge.stages}, "models": models}
+    return {"stale": {name: stale[name] for name in pipeline.judge.stages}, "models": models}
 
 
 def _storage(settings: Settings) -> dict[str, Any]:
     """Bytes of the home by what they are."""
-    from media_pipeline.media.cache import Cache
-    from media_pipeline.storage.layout import Layout
 
     layout = Layout(settings.home)
     folders = {"tables": layout.tables, "indexes": layout.indexes, "kept": layout.kept, "originals": layout.originals}

@@ -6,7 +6,7 @@ It decides what is computed again; Dagster's own bookkeeping never does.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 
@@ -80,16 +80,23 @@ class Ledger:
 
         self._tables.update(TABLE, {media_id for media_id, _ in gone}, without)
 
-    def scan(self, columns: Sequence[str]) -> pa.Table:
+    def scan(self, columns: Sequence[str], media_ids: Sequence[str] | None = None) -> pa.Table:
         """These columns of all entries in no particular order, strings as dictionaries: millions of rows in a second.
 
         A column that no row has yet is null.
+
+        Args:
+            media_ids: only of these; then `media_id` must be among the columns
         """
-        schema = pa.schema([_encoded(ANALYSES.field(name)) for name in columns])
-        files = self._tables.files(TABLE)
-        parts = [_read(path, schema) for path in files]
-        table = pa.concat_tables(parts) if parts else schema.empty_table()
+        parts = [part if media_ids is None else _of_media(part, media_ids) for part in self.parts(columns)]
+        table = pa.concat_tables(parts) if parts else _encoded_schema(columns).empty_table()
         return table.unify_dictionaries().combine_chunks()
+
+    def parts(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """The same file by file, for who has no memory for millions of rows."""
+        schema = _encoded_schema(columns)
+        for path in self._tables.files(TABLE):
+            yield _read(path, schema)
 
     def entries(
         self, media_ids: Collection[str] | None = None, analyzers: Collection[str] | None = None
@@ -125,6 +132,17 @@ class Ledger:
         """Rows as a home of any age has them: an old one may lack the latest columns."""
         rows = self._tables.read(TABLE, media_ids)
         return rows.select([name for name in ANALYSES.names if name in rows.column_names])
+
+
+def _encoded_schema(columns: Sequence[str]) -> pa.Schema:
+    return pa.schema([_encoded(ANALYSES.field(name)) for name in columns])
+
+
+def _of_media(part: pa.Table, media_ids: Sequence[str]) -> pa.Table:
+    # Each id is compared once per file, not once per row.
+    column = part["media_id"].unify_dictionaries().combine_chunks()
+    wanted = pc.is_in(column.dictionary, value_set=pa.array(media_ids, pa.string()))
+    return part.filter(wanted.take(column.indices))
 
 
 def _encoded(field: pa.Field) -> pa.Field:
