@@ -53,7 +53,7 @@ def make_files(folder: Path, count: int, seed: int = 1) -> list[Path]:
     def video(path: Path, n: int) -> None:
         paper, ink = _PAPERS[n % len(_PAPERS)], _INKS[n % len(_INKS)]
         title = render_title(f"Part {n}", size=_SMALL, px=44, paper=paper, ink=ink)
-        view = cv2.resize(views[n % len(views)], _SMALL)
+        view = np.asarray(cv2.resize(views[n % len(views)], _SMALL), np.uint8)
         spoken = np.concatenate([sentences[n % len(sentences)][: 2 * SAMPLE_RATE], silence(0.2)])
         write_video(path, [(title, 1.0), (view, 1.2)], fps=10, sound=with_room_noise(spoken, seed=n))
 

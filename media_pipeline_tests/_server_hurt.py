@@ -7,6 +7,7 @@ import random
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ class Stack:
             if "gateway" not in self.services:
                 put(self.server, self.server.container("code"), [path])
                 continue
-            until(lambda path=path: self._sent(path), _SENT_S, f"{path.name} is uploaded")
+            until(partial(self._sent, path), _SENT_S, f"{path.name} is uploaded")
 
     def _sent(self, path: Path) -> bool:
         try:
@@ -131,8 +132,7 @@ def installed(folder: Path, project: str, settings: dict[str, str]) -> Iterator[
         server = Server(clone, address, settings, building, project)
         stack = Stack(server, disk, random.Random(1))
         if disk:
-            places = {name: {"type": "none", "o": "bind", "device": str(disk / name)} for name in _ON_DISK}
-            stack.override("volumes", {name: {"driver_opts": options} for name, options in places.items()})
+            stack.override("volumes", {name: _placed(f"{project}-{name}", disk / name) for name in _ON_DISK})
         try:
             server.up()
             stack.services = sorted(server.containers())
@@ -142,6 +142,10 @@ def installed(folder: Path, project: str, settings: dict[str, str]) -> Iterator[
             if runs:
                 server.docker("rm", "--force", *runs, check=False)
             server.close()
+
+
+def _placed(name: str, folder: Path) -> dict[str, Any]:
+    return {"name": name, "driver_opts": {"type": "none", "o": "bind", "device": str(folder)}}
 
 
 @contextmanager

@@ -94,7 +94,7 @@ class Reference:
         """
         expected = among(self.rows, media)
         lost, doubled, foreign = compared(expected, among(rows_of(home), media))
-        if media >= set(self.media()):
+        if self.media() <= set(media):
             foreign |= self._different_vectors(home)
         shown = {tuple(line.split(" ", 1)) for line in seen}
         by_digits = {(asset.strip('[]"'), partition.rpartition("~")[2]) for asset, partition in shown}
