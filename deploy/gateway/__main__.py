@@ -29,14 +29,24 @@ def main(arguments: list[str]) -> int:
 
             return user(rest, os.environ)
         if role == "healthy":
-            port = Settings.read(os.environ).listen_health
-            with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
-                return 0 if answer.status == 200 else 1
+            return healthy(rest[0] if rest else "run", Settings.read(os.environ))
     except GatewayError as error:
         print(f"gateway: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"gateway: {error}", file=sys.stderr)
+        return 1
     print("gateway: give one of: run, certbot, upload, user, healthy", file=sys.stderr)
     return 2
+
+
+def healthy(role: str, settings: Settings) -> int:
+    """0 when the other process of this container does its work."""
+    if role == "certbot":
+        return 0 if (settings.run / "certbot" / "alive").exists() else 1
+    port = settings.listen_upload if role == "upload" else settings.listen_health
+    with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5) as answer:
+        return 0 if answer.status == 200 else 1
 
 
 if __name__ == "__main__":

@@ -21,6 +21,8 @@ OPENSSL = "/usr/bin/openssl"
 # The name under which certbot keeps it, whatever the domain.
 LINEAGE = "media-pipeline"
 _OWN_DAYS = 3650
+# It may expire without changing.
+_LOOK_S = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,9 @@ class Certificates:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._served: Pair | None = None
+        self._good: Pair | None = None
+        self._seen: object = None
+        self._look_again = 0.0
         self.said = ""
 
     @property
@@ -53,6 +58,10 @@ class Certificates:
 
     def refresh(self) -> bool:
         """Copy what is to be served; True when it is another one than before."""
+        seen = [_stamp(path) for path in self.wanted or ()]
+        if self._served and seen == self._seen and time.time() < self._look_again:
+            return False
+        self._seen, self._look_again = seen, time.time() + _LOOK_S
         pair, self.said = self._choose()
         if pair == self._served:
             return False
@@ -74,11 +83,14 @@ class Certificates:
         try:
             pair = read(*wanted)
         except GatewayError as error:
+            if self._good and end_of(self._good) > time.time():
+                # One of the two files has been replaced, the other one will be.
+                return self._good, f"certificate: the one before, for now: {error}"
             return self._own(), f"certificate: self-signed for now: {error}"
         end = end_of(pair)
         if end < time.time():
-            # The name is still right, and a browser then says what is wrong: expired.
-            return pair, f"certificate: {wanted[0]} has expired on {_day(end)}; {self._remedy()}"
+            return self._own(), f"certificate: self-signed: {wanted[0]} has expired on {_day(end)}; {self._remedy()}"
+        self._good = pair
         return pair, f"certificate: {wanted[0]}, until {_day(end)}"
 
     def _remedy(self) -> str:
@@ -130,7 +142,7 @@ def read(chain: Path, key: Path) -> Pair:
         key_copy.touch(mode=0o600)
         key_copy.write_bytes(pair.key)
         try:
-            # An empty password rather than a question on a terminal that nobody sees.
+            # An empty password rather than a question at a terminal that nobody sees.
             ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(chain_copy, key_copy, password=lambda: "")
         except (ssl.SSLError, ValueError) as error:
             raise GatewayError(
@@ -166,6 +178,14 @@ def self_signed(domain: str) -> Pair:
             check=True,
         )
         return Pair(chain.read_bytes(), key.read_bytes())
+
+
+def _stamp(path: Path) -> object:
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _day(seconds: float) -> str:

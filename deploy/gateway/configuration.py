@@ -55,11 +55,8 @@ _NO_OIDC_MAPS = """\
 
 def write(settings: Settings) -> Path:
     """Everything nginx reads, into the folder `run`; the path of the main file."""
-    for folder in ("body", "proxy", "fastcgi", "uwsgi", "scgi", "dav", "tls"):
+    for folder in ("body", "proxy", "fastcgi", "uwsgi", "scgi", "tls"):
         (settings.run / folder).mkdir(mode=0o700, parents=True, exist_ok=True)
-    inbox = settings.run / "dav" / "upload"
-    inbox.unlink(missing_ok=True)
-    inbox.symlink_to(settings.inbox)
     values = _values(settings)
     for template in sorted((PACKAGE / "templates").glob("*.conf")):
         text = template.read_text(encoding="utf-8")
@@ -92,7 +89,6 @@ def _values(settings: Settings) -> dict[str, str]:
         "RUN": str(settings.run),
         # Root, as in a test, would give its workers to nobody, who may read nothing of this.
         "USER": "user root;" if os.getuid() == 0 else "",
-        "MODULES": str(settings.modules),
         "RESOLVER": settings.resolver,
         "LOGS": str(settings.logs),
         "ACME": str(settings.acme),

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import shutil
+import stat as mode
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -176,9 +177,13 @@ class Inbox:
                 f"The file has {length} bytes, and {self.max_file_bytes} are the limit "
                 "(MEDIA_PIPELINE_DECODE__MAX_FILE_BYTES).",
             )
-        free = shutil.disk_usage(self.root).free - self._min_free_bytes - self._promised()
+        free = self.free()
         if length > free:
-            raise disk_full(max(0, free))
+            raise disk_full(free)
+
+    def free(self) -> int:
+        """Bytes that new uploads may take."""
+        return max(0, shutil.disk_usage(self.root).free - self._min_free_bytes - self._promised())
 
     def _promised(self) -> int:
         """Bytes that begun uploads will still need."""
@@ -241,6 +246,35 @@ class Inbox:
             shutil.rmtree(place)
         else:
             place.unlink()
+
+    def open(self, path: str) -> tuple[int, os.stat_result]:
+        """A file of the inbox, for reading."""
+        try:
+            handle = os.open(self.place(path), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except (FileNotFoundError, NotADirectoryError):
+            raise Refused(HTTPStatus.NOT_FOUND, "There is nothing of that name.") from None
+        stat = os.fstat(handle)
+        if not mode.S_ISREG(stat.st_mode):
+            os.close(handle)
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "That is a folder; a WebDAV client lists it.")
+        return handle, stat
+
+    def copy(self, path: str, destination: str, *, overwrite: bool) -> bool:
+        """A file only; True where there was nothing at the destination."""
+        target = self.place(destination)
+        if target.exists() and not overwrite:
+            raise Refused(HTTPStatus.PRECONDITION_FAILED, "There is something of that name already.")
+        handle, stat = self.open(path)
+        scratch = self.scratch()
+        try:
+            with os.fdopen(handle, "rb") as source, scratch.open("wb") as sink:
+                self.check_room(stat.st_size)
+                shutil.copyfileobj(source, sink, 1 << 20)
+                sink.flush()
+                os.fsync(sink.fileno())
+            return self.replace(scratch, destination)
+        finally:
+            scratch.unlink(missing_ok=True)
 
     def move(self, path: str, destination: str, *, overwrite: bool) -> bool:
         """True where there was nothing at the destination."""

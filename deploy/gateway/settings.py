@@ -88,7 +88,6 @@ class Settings:
     acme: Path
     logs: Path
     run: Path
-    modules: Path
 
     @classmethod
     def read(cls, environment: Mapping[str, str]) -> Settings:
@@ -140,7 +139,6 @@ class Settings:
             acme=of.folder("GATEWAY_ACME", "/var/www/acme"),
             logs=of.folder("GATEWAY_LOGS", "/var/log/gateway"),
             run=of.folder("GATEWAY_RUN", "/tmp/gateway"),  # noqa: S108  the tmpfs of the container
-            modules=of.folder("GATEWAY_MODULES", "/usr/lib/nginx/modules"),
         )
         if settings.tls == "acme" and "." not in settings.domain:
             raise GatewayError(

@@ -67,8 +67,6 @@ def _folders(settings: Settings) -> None:
                 f"{folder} cannot be written to ({error.strerror}), and {what} belongs there",
                 f"mount a volume there that belongs to user {os.getuid()}",
             ) from None
-    if not settings.inbox.is_dir():
-        raise GatewayError(f"{settings.inbox} is not there", "mount the volume of the inbox there")
 
 
 class _Keeper:

@@ -18,7 +18,7 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from http import HTTPStatus
@@ -26,15 +26,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
+from . import dav
 from .inbox import Inbox, Part, Refused, refusal_of
 from .settings import GatewayError, Settings
 
 TUS = "/upload/tus/"
-WRITE = "/_write/"
+DAV = "/_dav/"
 _BLOCK = 1 << 18
 # Written through at these steps, so that the end of a long upload does not wait for all of it.
 _SYNC_BYTES = 64 << 20
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[^\r\n]*)?\r?\n")
+_TOKEN = re.compile(r"<(urn:uuid:[0-9a-f]{32})>")
 _LOOK_S = 3600.0
 
 
@@ -74,6 +76,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, address: tuple[str, int], inbox: Inbox) -> None:
         self.inbox = inbox
+        self.placeholders = dav.Placeholders()
         self._writers: dict[str, socket.socket] = {}
         self._free = threading.Condition()
         super().__init__(address, _Handler)
@@ -113,39 +116,34 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 180
     server: Server
 
-    def do_OPTIONS(self) -> None:
-        self._run(self._options)
-
-    def do_POST(self) -> None:
-        self._run(self._create)
-
-    def do_HEAD(self) -> None:
-        self._run(self._where)
-
-    def do_PATCH(self) -> None:
-        self._run(self._append)
-
-    def do_DELETE(self) -> None:
-        self._run(self._terminate if self._path.startswith(TUS) else self._remove)
-
-    def do_PUT(self) -> None:
-        self._run(self._put)
-
-    def do_MKCOL(self) -> None:
-        self._run(self._make_folder)
-
-    def do_MOVE(self) -> None:
-        self._run(self._move)
-
-    def do_GET(self) -> None:
+    def _dispatch(self) -> None:
         if self.path == "/healthz":
             self._answer(HTTPStatus.OK, "ok\n")
-        else:
-            self._answer(HTTPStatus.METHOD_NOT_ALLOWED, "Nothing can be read here.\n")
+            return
+        tus = self._path == TUS.rstrip("/") or self._path.startswith(TUS)
+        action = (_TUS_ACTIONS if tus else _DAV_ACTIONS).get(self.command)
+        try:
+            if action is None:
+                raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, f"{self.command} does nothing here.")
+            action(self)
+        except Refused as refused:
+            self._refuse(refused)
+        except OSError as error:
+            if isinstance(error, ConnectionError | TimeoutError):
+                raise
+            self._refuse(refusal_of(error))
+        except _Incomplete:
+            self.close_connection = True
+
+    do_OPTIONS = do_HEAD = do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _dispatch  # noqa: N815
+    do_MKCOL = do_COPY = do_MOVE = do_PROPFIND = do_PROPPATCH = do_LOCK = do_UNLOCK = _dispatch  # noqa: N815
+
+    def _options(self) -> None:
+        self._answer(HTTPStatus.OK, headers={"DAV": "1, 2", "MS-Author-Via": "DAV", "Allow": dav.METHODS})
 
     # -- tus ---------------------------------------------------------------------------------------------------------
 
-    def _options(self) -> None:
+    def _tus_options(self) -> None:
         self._answer(
             HTTPStatus.NO_CONTENT,
             headers={
@@ -157,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _create(self) -> None:
         if self._path.rstrip("/") != TUS.rstrip("/"):
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "POST begins an upload at /upload/tus/ only.")
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "An upload begins at /upload/tus/ only.")
         self._must_speak_tus()
         length = self.headers.get("Upload-Length", "")
         if not re.fullmatch(r"\d{1,18}", length):
@@ -166,7 +164,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not path:
             raise Refused(HTTPStatus.BAD_REQUEST, "Upload-Metadata has no filename.")
         part = self.server.inbox.begin(path, int(length), self._who)
-        headers = {"Location": f"{TUS}{part.id}", "Upload-Expires": _date(part), "X-Upload-Path": _ascii(part.path)}
+        headers = {"Location": f"{TUS}{part.id}", "Upload-Expires": _date(part), "X-Upload-Path": _header(part.path)}
         if part.length == 0:
             self.server.inbox.finish(part)
         self._answer(HTTPStatus.CREATED, headers=headers)
@@ -208,7 +206,7 @@ class _Handler(BaseHTTPRequestHandler):
             offset = inbox.offset(part)
             headers = {"Upload-Offset": str(offset), "Upload-Expires": _date(part)}
             if offset == part.length:
-                headers["X-Upload-Path"] = _ascii(inbox.finish(part))
+                headers["X-Upload-Path"] = _header(inbox.finish(part))
         self._answer(HTTPStatus.NO_CONTENT, headers=headers)
 
     def _terminate(self) -> None:
@@ -222,18 +220,33 @@ class _Handler(BaseHTTPRequestHandler):
         return self.server.inbox.find(self._path.removeprefix(TUS), self._who)
 
     def _must_speak_tus(self) -> None:
-        if not self._path.startswith(TUS.rstrip("/")):
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "Not here.")
         if self.headers.get("Tus-Resumable") != "1.0.0":
             raise Refused(HTTPStatus.PRECONDITION_FAILED, "This is tus 1.0.0: Tus-Resumable is missing.")
 
     # -- WebDAV ------------------------------------------------------------------------------------------------------
 
+    def _get(self) -> None:
+        path = self._target()
+        if path in self.server.placeholders:
+            self._answer(HTTPStatus.OK)
+            return
+        handle, stat = self.server.inbox.open(path)
+        with os.fdopen(handle, "rb") as file:
+            self.send_response_only(HTTPStatus.OK)
+            self.send_header("Content-Type", "application/octet-stream")
+            self.send_header("Content-Length", str(stat.st_size))
+            self.send_header("Last-Modified", formatdate(stat.st_mtime, usegmt=True))
+            self.send_header("ETag", dav.etag(stat))
+            self.end_headers()
+            if self.command == "GET":
+                self.wfile.flush()
+                self.connection.sendfile(file, 0, stat.st_size or None)
+
     def _put(self) -> None:
         inbox, path = self.server.inbox, self._target()
         if self.headers.get("Content-Range"):
             raise Refused(HTTPStatus.BAD_REQUEST, "Parts of a file are not taken with PUT; /upload/tus/ resumes.")
-        if path.endswith("/"):
+        if self._path.endswith("/"):
             raise Refused(HTTPStatus.CONFLICT, "That is the name of a folder.")
         place = inbox.place(path)
         if self.headers.get("If-None-Match") == "*" and place.exists():
@@ -242,6 +255,11 @@ class _Handler(BaseHTTPRequestHandler):
         length = self.headers.get("Content-Length") or self.headers.get("X-Expected-Entity-Length") or "0"
         if not length.isdigit():
             raise Refused(HTTPStatus.BAD_REQUEST, "Content-Length is not a number.")
+        if length == "0" and not self.headers.get("Transfer-Encoding"):
+            if not place.exists():
+                self.server.placeholders.add(path)
+            self._answer(HTTPStatus.CREATED)
+            return
         inbox.check_room(int(length))
         scratch = inbox.scratch()
         try:
@@ -251,31 +269,80 @@ class _Handler(BaseHTTPRequestHandler):
             new = inbox.replace(scratch, path)
         finally:
             scratch.unlink(missing_ok=True)
-        self._answer(HTTPStatus.CREATED if new else HTTPStatus.NO_CONTENT, headers={"X-Upload-Path": _ascii(path)})
+        new = not self.server.placeholders.drop(path) and new
+        self._answer(HTTPStatus.CREATED if new else HTTPStatus.NO_CONTENT, headers={"X-Upload-Path": _header(path)})
 
     def _make_folder(self) -> None:
-        if self.headers.get("Content-Length", "0") != "0" or self.headers.get("Transfer-Encoding"):
+        if self._body():
             raise Refused(HTTPStatus.UNSUPPORTED_MEDIA_TYPE, "MKCOL takes no body.")
         self.server.inbox.make_folder(self._target())
         self._answer(HTTPStatus.CREATED)
 
     def _remove(self) -> None:
-        self.server.inbox.remove(self._target())
+        path = self._target()
+        if not self.server.placeholders.drop(path):
+            self.server.inbox.remove(path)
         self._answer(HTTPStatus.NO_CONTENT)
 
     def _move(self) -> None:
+        source, target = self._target(), self._destination()
+        if self.server.placeholders.drop(source):
+            self.server.placeholders.add(target)
+            self._answer(HTTPStatus.CREATED)
+            return
+        new = self.server.inbox.move(source, target, overwrite=self._overwrite)
+        self._answer(HTTPStatus.CREATED if new else HTTPStatus.NO_CONTENT, headers={"X-Upload-Path": _header(target)})
+
+    def _copy(self) -> None:
+        target = self._destination()
+        new = self.server.inbox.copy(self._target(), target, overwrite=self._overwrite)
+        self._answer(HTTPStatus.CREATED if new else HTTPStatus.NO_CONTENT, headers={"X-Upload-Path": _header(target)})
+
+    def _list(self) -> None:
+        self._body()
+        depth = self.headers.get("Depth", "1")
+        if depth not in ("0", "1"):
+            raise Refused(HTTPStatus.FORBIDDEN, "Depth is 0 or 1 here.")
+        body = dav.listing(self.server.inbox, self.server.placeholders, self._target(), children=depth == "1")
+        self._answer(HTTPStatus.MULTI_STATUS, body)
+
+    def _patch_properties(self) -> None:
+        path, body = self._target(), self._body()
+        self._must_be_there(path)
+        self._answer(HTTPStatus.MULTI_STATUS, dav.patched(path, body))
+
+    def _lock(self) -> None:
+        body, path = self._body(), self._target()
+        renewed = _TOKEN.search(self.headers.get("If", ""))
+        if path:
+            self.server.inbox.place(path)
+        token, answer = dav.lock(path, renewed[1] if renewed and not body else None)
+        self._answer(HTTPStatus.OK, answer, headers={"Lock-Token": f"<{token}>"})
+
+    def _unlock(self) -> None:
+        self._body()
+        self._answer(HTTPStatus.NO_CONTENT)
+
+    def _must_be_there(self, path: str) -> None:
+        if path and path not in self.server.placeholders and not self.server.inbox.place(path).exists():
+            raise Refused(HTTPStatus.NOT_FOUND, "There is nothing of that name.")
+
+    def _target(self) -> str:
+        """The path below the inbox; empty for the inbox itself."""
+        if not self._path.startswith(DAV):
+            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "Not here.")
+        return _decoded(self._path.removeprefix(DAV)).strip("/")
+
+    def _destination(self) -> str:
         destination = urlsplit(self.headers.get("X-Destination", ""))
         prefix, found, rest = destination.path.partition("/upload/")
         if prefix or not found or not rest or (destination.netloc and destination.netloc != self.headers.get("Host")):
             raise Refused(HTTPStatus.FORBIDDEN, "The destination is not below /upload/ of this server.")
-        overwrite = self.headers.get("Overwrite", "T") != "F"
-        new = self.server.inbox.move(self._target(), _decoded(rest), overwrite=overwrite)
-        self._answer(HTTPStatus.CREATED if new else HTTPStatus.NO_CONTENT)
+        return _decoded(rest).strip("/")
 
-    def _target(self) -> str:
-        if not self._path.startswith(WRITE):
-            raise Refused(HTTPStatus.METHOD_NOT_ALLOWED, "Not here.")
-        return _decoded(self._path.removeprefix(WRITE))
+    @property
+    def _overwrite(self) -> bool:
+        return self.headers.get("Overwrite", "T") != "F"
 
     # -- HTTP --------------------------------------------------------------------------------------------------------
 
@@ -287,36 +354,36 @@ class _Handler(BaseHTTPRequestHandler):
     def _who(self) -> str:
         return self.headers.get("X-Auth-User", "")
 
-    def _run(self, action: object) -> None:
-        try:
-            action()  # type: ignore[operator]
-        except Refused as refused:
-            self._refuse(refused)
-        except OSError as error:
-            if isinstance(error, ConnectionError | TimeoutError):
-                raise
-            self._refuse(refusal_of(error))
-        except _Incomplete:
-            self.close_connection = True
-
     def _refuse(self, refused: Refused) -> None:
         # What is left of the body is not read.
         self.close_connection = True
         self._answer(refused.status, f"{refused}\n")
 
-    def _answer(self, status: HTTPStatus, text: str = "", headers: Mapping[str, str] = {}) -> None:
-        body = b"" if self.command == "HEAD" else text.encode()
+    def _answer(self, status: HTTPStatus, content: str | bytes = "", headers: Mapping[str, str] | None = None) -> None:
+        """Text for people, or XML."""
+        text = isinstance(content, str)
+        body = content.encode() if isinstance(content, str) else content
         self.send_response_only(status)
         self.send_header("Tus-Resumable", "1.0.0")
-        for name, value in headers.items():
+        for name, value in (headers or {}).items():
             self.send_header(name, value)
         if status != HTTPStatus.NO_CONTENT:
-            self.send_header("Content-Type", "text/plain; charset=utf-8")
+            self.send_header("Content-Type", f"{'text/plain' if text else 'application/xml'}; charset=utf-8")
             self.send_header("Content-Length", str(len(body)))
         if self.close_connection:
             self.send_header("Connection", "close")
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
+
+    def _body(self) -> bytes:
+        """Of a question."""
+        body = b""
+        for block in self._blocks():
+            body += block
+            if len(body) > dav.MAX_XML:
+                raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The question is too long.")
+        return body
 
     def _copy_body(self, file: BinaryIO, most: int) -> None:
         """The body into the file, block by block.
@@ -388,9 +455,32 @@ def _decoded(path: str) -> str:
         raise Refused(HTTPStatus.BAD_REQUEST, "The name is not UTF-8.") from None
 
 
-def _ascii(path: str) -> str:
-    """For a header, which holds ASCII only."""
-    return path.encode("ascii", "backslashreplace").decode()
+def _header(path: str) -> str:
+    """UTF-8 in a header, for nginx, which writes it into the audit log; http.server would have it Latin-1."""
+    return path.encode().decode("latin-1")
+
+
+_TUS_ACTIONS: dict[str, Callable[[_Handler], None]] = {
+    "OPTIONS": _Handler._tus_options,
+    "POST": _Handler._create,
+    "HEAD": _Handler._where,
+    "PATCH": _Handler._append,
+    "DELETE": _Handler._terminate,
+}
+_DAV_ACTIONS: dict[str, Callable[[_Handler], None]] = {
+    "OPTIONS": _Handler._options,
+    "GET": _Handler._get,
+    "HEAD": _Handler._get,
+    "PUT": _Handler._put,
+    "DELETE": _Handler._remove,
+    "MKCOL": _Handler._make_folder,
+    "COPY": _Handler._copy,
+    "MOVE": _Handler._move,
+    "PROPFIND": _Handler._list,
+    "PROPPATCH": _Handler._patch_properties,
+    "LOCK": _Handler._lock,
+    "UNLOCK": _Handler._unlock,
+}
 
 
 def _date(part: Part) -> str:

@@ -1,0 +1,516 @@
+"""The service that takes uploads: tus and WebDAV, without nginx where nginx is not the point."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+import socket
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from http import HTTPStatus
+from pathlib import Path
+from urllib.parse import quote
+
+import httpx
+import psutil
+import pytest
+
+from media_pipeline.media.walk import ignored
+from media_pipeline_tests._gateway import OPERATOR, ROOT, VIEWER, Stack, basic, needs_nginx, raw, stack, wait_for
+
+sys.path.insert(0, str(ROOT / "deploy"))
+
+from gateway import inbox as inbox_module
+from gateway.inbox import PARTS, Inbox
+from gateway.upload import Server
+
+TUS = {"Tus-Resumable": "1.0.0", "X-Auth-User": "olga"}
+PATCH = TUS | {"Content-Type": "application/offset+octet-stream"}
+
+
+class Service:
+    """The service in this process."""
+
+    def __init__(self, root: Path, **limits: int) -> None:
+        limits = {"min_free_bytes": 0, "max_file_bytes": 1 << 30} | limits
+        self.inbox = Inbox(root, **limits)
+        self.inbox.prepare()
+        self.server = Server(("127.0.0.1", 0), self.inbox)
+        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
+        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.server.server_port}", timeout=30, trust_env=False)
+
+    def begin(self, name: str, length: int, **headers: str) -> httpx.Response:
+        encoded = base64.b64encode(name.encode(errors="surrogateescape")).decode()
+        own = {"Upload-Length": str(length), "Upload-Metadata": f"filename {encoded}, filetype {encoded}"}
+        return self.client.post("/upload/tus/", headers=TUS | own | headers)
+
+    def send(self, address: str, offset: int, content: bytes, **headers: str) -> httpx.Response:
+        return self.client.patch(address, content=content, headers=PATCH | {"Upload-Offset": str(offset)} | headers)
+
+    def dav(self, method: str, path: str, **headers: str) -> httpx.Response:
+        return self.client.request(method, f"/_dav/{path}", headers=headers)
+
+    def files(self) -> list[str]:
+        """As the watcher of the inbox would find them."""
+        root = self.inbox.root
+        return sorted(
+            str(path.relative_to(root))
+            for path in root.rglob("*")
+            if path.is_file() and not any(ignored(part, folder=True) for part in path.relative_to(root).parts)
+        )
+
+    def close(self) -> None:
+        self.client.close()
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def service(tmp_path: Path) -> Iterator[Service]:
+    made = Service(tmp_path)
+    yield made
+    made.close()
+
+
+def test_parts_are_where_the_watcher_does_not_look() -> None:
+    assert ignored(PARTS, folder=True)
+
+
+# -- tus -------------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_appears_when_it_is_complete(service: Service) -> None:
+    content = os.urandom(300_000)
+    begun = service.begin("Urlaub/Tag 1/Ü 1.mov", len(content))
+    assert begun.status_code == 201 and begun.headers["Tus-Resumable"] == "1.0.0" and begun.headers["Upload-Expires"]
+    address = begun.headers["Location"]
+    for at in range(0, len(content), 100_000):
+        assert service.files() == []
+        told = service.client.head(address, headers=TUS)
+        assert (told.headers["Upload-Offset"], told.headers["Upload-Length"]) == (str(at), "300000")
+        sent = service.send(address, at, content[at : at + 100_000])
+        assert (sent.status_code, sent.headers["Upload-Offset"]) == (204, str(at + 100_000))
+    assert service.files() == ["Urlaub/Tag 1/Ü 1.mov"]
+    assert (service.inbox.root / "Urlaub/Tag 1/Ü 1.mov").read_bytes() == content
+    assert service.client.head(address, headers=TUS).headers["Upload-Offset"] == "300000", "who lost the answer may ask"
+    assert [path.suffix for path in (service.inbox.root / PARTS).iterdir()] == [".json"]
+
+
+def test_what_is_there_is_never_replaced(service: Service) -> None:
+    for content in (b"first", b"second", b"first", b"second"):
+        address = service.begin("a.jpg", len(content)).headers["Location"]
+        assert service.send(address, 0, content).status_code == 204
+    assert service.files() == ["a (2).jpg", "a.jpg"], "the same content again is no other file"
+    assert (service.inbox.root / "a.jpg").read_bytes() == b"first"
+
+
+def test_two_that_end_at_once_are_both_kept(service: Service) -> None:
+    addresses = [service.begin("a.jpg", 1000).headers["Location"] for _ in range(8)]
+
+    def send(number: int) -> None:
+        assert service.send(addresses[number], 0, bytes([number]) * 1000).status_code == 204
+
+    threads = [threading.Thread(target=send, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted((service.inbox.root / name).read_bytes()[0] for name in service.files()) == list(range(8))
+
+
+def partial(service: Service, address: str, offset: int, announced: int, content: bytes, chunked: bool = False) -> None:
+    """A PATCH whose connection breaks before its end."""
+    with socket.create_connection(("127.0.0.1", service.server.server_port)) as connection:
+        size = "Transfer-Encoding: chunked" if chunked else f"Content-Length: {announced}"
+        head = "".join(f"{key}: {value}\r\n" for key, value in PATCH.items())
+        connection.sendall(
+            f"PATCH {address} HTTP/1.1\r\nHost: x\r\n{head}Upload-Offset: {offset}\r\n{size}\r\n\r\n".encode()
+        )
+        connection.sendall(b"%x\r\n%s" % (announced, content) if chunked else content)
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+def test_a_broken_connection_goes_on_where_it_stopped(service: Service, chunked: bool) -> None:
+    content = os.urandom(200_000)
+    address = service.begin("a.mov", len(content)).headers["Location"]
+    partial(service, address, 0, len(content), content[:70_000], chunked)
+    offset = wait_for(
+        lambda: int(service.client.head(address, headers=TUS).headers["Upload-Offset"]), "some has arrived"
+    )
+    assert offset == 70_000 and service.files() == []
+    assert service.send(address, 0, content).status_code == 409, "not from the beginning"
+    assert service.send(address, offset, content[offset:]).status_code == 204
+    assert (service.inbox.root / "a.mov").read_bytes() == content
+
+
+def test_a_dead_connection_gives_way_to_its_successor(service: Service) -> None:
+    """Whoever comes back after a break of the network must not wait until the server has noticed it, too."""
+    address = service.begin("a.mov", 1000).headers["Location"]
+    with socket.create_connection(("127.0.0.1", service.server.server_port)) as dead:
+        head = "".join(f"{key}: {value}\r\n" for key, value in PATCH.items())
+        request = f"PATCH {address} HTTP/1.1\r\nHost: x\r\n{head}Upload-Offset: 0\r\nContent-Length: 1000\r\n\r\n"
+        dead.sendall(request.encode() + b"a" * 400)
+        part = next((service.inbox.root / PARTS).glob("*.part"))
+        wait_for(lambda: part.stat().st_size == 400, "the first bytes have arrived")
+        began = time.monotonic()
+        assert service.client.head(address, headers=TUS).headers["Upload-Offset"] == "400"
+        assert time.monotonic() - began < 10
+        assert service.send(address, 400, b"b" * 600).status_code == 204
+    assert (service.inbox.root / "a.mov").read_bytes() == b"a" * 400 + b"b" * 600
+
+
+def test_all_had_arrived_when_the_service_ended(service: Service) -> None:
+    address = service.begin("a.mov", 5).headers["Location"]
+    next((service.inbox.root / PARTS).glob("*.part")).write_bytes(b"whole")
+    assert service.client.head(address, headers=TUS).headers["Upload-Offset"] == "5"
+    assert service.files() == ["a.mov"]
+
+
+def test_uploads_belong_to_who_has_begun_them(service: Service) -> None:
+    address = service.begin("a.mov", 5).headers["Location"]
+    other = {"X-Auth-User": "otto"}
+    assert service.client.head(address, headers=TUS | other).status_code == 404
+    assert service.send(address, 0, b"12345", **other).status_code == 404
+    assert service.client.delete(address, headers=TUS | other).status_code == 404
+    assert service.client.delete(address, headers=TUS).status_code == 204
+    assert service.client.head(address, headers=TUS).status_code == 404
+    assert list((service.inbox.root / PARTS).iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("../a.jpg", "a/../../b.jpg", "/../a", ".a.jpg", "a/.b/c.jpg", ".upload/x", "a//b", "/", "a\0b", "a\nb", "~a"),
+        *("a\\b", "..", ".", "x" * 256, "/".join("a" * 40), "a/" * 600 + "b", "ü" * 128, "\udcff"),
+    ],
+)
+def test_names_that_lead_elsewhere_are_refused(service: Service, name: str) -> None:
+    assert service.begin(name, 5).status_code in (400, 403)
+    if name.isascii() and name.isprintable() and name.strip("/"):
+        assert service.client.put("/_dav/" + quote(name).replace(".", "%2E"), content=b"x").status_code in (
+            400,
+            403,
+            405,
+            409,
+        )
+    assert service.files() == [] and list((service.inbox.root / PARTS).iterdir()) == []
+
+
+def test_links_are_not_followed(service: Service, tmp_path_factory: pytest.TempPathFactory) -> None:
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "kept.jpg").write_bytes(b"kept")
+    (service.inbox.root / "link").symlink_to(outside)
+    (service.inbox.root / "file.jpg").symlink_to(outside / "kept.jpg")
+    assert service.begin("link/a.jpg", 5).status_code == 403
+    for method, path in (
+        ("GET", "file.jpg"),
+        ("GET", "link/kept.jpg"),
+        ("DELETE", "link/kept.jpg"),
+        ("MKCOL", "link/x"),
+    ):
+        assert service.dav(method, path).status_code == 403
+    assert service.client.put("/_dav/file.jpg", content=b"x").status_code == 403
+    assert service.client.put("/_dav/link/new.jpg", content=b"x").status_code == 403
+    assert [path.name for path in outside.iterdir()] == ["kept.jpg"] and (outside / "kept.jpg").read_bytes() == b"kept"
+    assert b"link" not in service.dav("PROPFIND", "", Depth="1").content
+
+
+def test_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    service = Service(tmp_path, max_file_bytes=1000, min_free_bytes=500)
+    try:
+        refused = service.begin("a.mov", 1001)
+        assert refused.status_code == 413 and "MEDIA_PIPELINE_DECODE__MAX_FILE_BYTES" in refused.text
+        assert service.client.put("/_dav/a.mov", content=b"x" * 1001).status_code == 413
+        address = service.begin("a.mov", 1000).headers["Location"]
+        assert service.send(address, 0, b"x" * 1001).status_code == 413
+        disk = shutil.disk_usage(tmp_path)
+        # 1,700 bytes are free, 500 stay so, and 1,000 are promised to the one that has begun.
+        monkeypatch.setattr(inbox_module.shutil, "disk_usage", lambda path: disk._replace(free=1700))
+        refused = service.begin("b.mov", 201)
+        assert refused.status_code == 507 and "disk of the server is full" in refused.text
+        assert service.client.put("/_dav/b.mov", content=b"x" * 201).status_code == 507
+        assert service.begin("b.mov", 200).status_code == 201
+        assert service.files() == []
+    finally:
+        service.close()
+
+
+def test_a_disk_that_gets_full_on_the_way(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    address = service.begin("a.mov", 10).headers["Location"]
+
+    def full(handle: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "fsync", full)
+        assert service.send(address, 0, b"12345").status_code == 507
+        assert service.client.put("/_dav/b.mov", content=b"x").status_code == 507
+    assert service.files() == []
+    offset = int(service.client.head(address, headers=TUS).headers["Upload-Offset"])
+    assert service.send(address, offset, b"1234567890"[offset:]).status_code == 204, "it goes on when there is room"
+    assert service.files() == ["a.mov"]
+
+
+def test_abandoned_parts_go(tmp_path: Path) -> None:
+    inbox = Inbox(tmp_path, min_free_bytes=0, max_file_bytes=1000, keep_s=100)
+    inbox.prepare()
+    old, new = inbox.begin("old.mov", 10, "olga"), inbox.begin("new.mov", 10, "olga")
+    crash = inbox.scratch()
+    inbox._write(inbox_module.replace(old, expires=time.time() - 1))
+    os.utime(crash, (time.time() - 200, time.time() - 200))
+    assert inbox.expire() == 2
+    assert {path.stem for path in (tmp_path / PARTS).iterdir()} == {new.id}
+    with pytest.raises(inbox_module.Refused) as caught:
+        inbox.find(old.id, "olga")
+    assert caught.value.status == HTTPStatus.NOT_FOUND
+
+
+def test_the_protocol_is_spoken_properly(service: Service) -> None:
+    told = service.client.options("/upload/tus/")
+    assert told.headers["Tus-Version"] == "1.0.0" and told.headers["Tus-Max-Size"] == str(1 << 30)
+    assert set(told.headers["Tus-Extension"].split(",")) == {"creation", "expiration", "termination"}
+    address = service.begin("a.mov", 5).headers["Location"]
+    assert service.client.head(address, headers={"X-Auth-User": "olga"}).status_code == 412
+    assert service.client.post("/upload/tus/", headers=TUS).status_code == 400
+    assert service.client.post("/upload/tus/", headers=TUS | {"Upload-Length": "5"}).status_code == 400
+    bad = {"Upload-Length": "5", "Upload-Metadata": "filename !!!"}
+    assert service.client.post("/upload/tus/", headers=TUS | bad).status_code == 400
+    assert service.send(address, 0, b"12345", **{"Content-Type": "text/plain"}).status_code == 415
+    for elsewhere in ("/upload/tus/../x", "/upload/tus/x", "/upload/tus/" + "A" * 22, "/upload/tus/../../etc/passwd"):
+        assert service.client.head(elsewhere, headers=TUS).status_code in (404, 405)
+    assert service.client.get("/somewhere").status_code == 405
+    assert service.begin("empty.mov", 0).status_code == 201 and service.files() == ["empty.mov"]
+
+
+# -- WebDAV ----------------------------------------------------------------------------------------------------------
+
+
+def test_webdav(service: Service) -> None:
+    assert service.dav("OPTIONS", "").headers["DAV"] == "1, 2"
+    assert service.dav("MKCOL", "Urlaub%20%C3%BC").status_code == 201
+    assert service.dav("MKCOL", "Urlaub%20%C3%BC/").status_code == 405
+    assert service.dav("MKCOL", "no/where").status_code == 409
+    assert service.client.put("/_dav/Urlaub%20%C3%BC/1%20%251.jpg", content=b"one").status_code == 201
+    assert service.client.put("/_dav/Urlaub%20%C3%BC/1%20%251.jpg", content=b"two").status_code == 204
+    assert service.client.put("/_dav/new/2.jpg", content=b"x", headers={"If-None-Match": "*"}).status_code == 201
+    assert service.client.put("/_dav/new/2.jpg", content=b"x", headers={"If-None-Match": "*"}).status_code == 412
+    assert service.files() == ["Urlaub ü/1 %1.jpg", "new/2.jpg"]
+    assert service.dav("GET", "Urlaub%20%C3%BC/1%20%251.jpg").content == b"two"
+    assert service.dav("HEAD", "Urlaub%20%C3%BC/1%20%251.jpg").headers["Content-Length"] == "3"
+    assert service.dav("GET", "new").status_code == 405
+    listed = service.dav("PROPFIND", "", Depth="1")
+    assert listed.status_code == 207
+    names = [one.text for one in ET.fromstring(listed.content).iter("{DAV:}href")]
+    assert names == ["/upload/", "/upload/Urlaub%20%C3%BC/", "/upload/new/"], "no hidden folder"
+    assert service.dav("PROPFIND", "nothing").status_code == 404
+    assert service.dav("PROPFIND", ".upload").status_code == 403
+    target = {"X-Destination": f"{service.client.base_url}/upload/moved"}
+    assert service.dav("MOVE", "new/", **target).status_code == 201
+    assert service.dav("COPY", "moved/2.jpg", **{"X-Destination": "/upload/copy.jpg"}).status_code == 201
+    assert service.files() == ["Urlaub ü/1 %1.jpg", "copy.jpg", "moved/2.jpg"]
+    assert service.dav("DELETE", "moved").status_code == 204 and service.dav("DELETE", "moved").status_code == 404
+    assert service.dav("DELETE", "").status_code in (400, 403), "never the inbox itself"
+
+
+def test_moving_stays_inside(service: Service) -> None:
+    service.client.put("/_dav/a.jpg", content=b"a")
+    service.client.put("/_dav/b.jpg", content=b"b")
+    service.client.put("/_dav/d/c.jpg", content=b"c")
+    for wrong in ("", "/etc/passwd", "/upload/../x", "/upload/.hidden", "http://evil.example/upload/x", "/upload/"):
+        assert service.dav("MOVE", "a.jpg", **{"X-Destination": wrong}).status_code in (400, 403)
+        assert service.dav("COPY", "a.jpg", **{"X-Destination": wrong}).status_code in (400, 403)
+    assert service.dav("MOVE", "a.jpg", **{"X-Destination": "/upload/b.jpg", "Overwrite": "F"}).status_code == 412
+    assert service.dav("COPY", "a.jpg", **{"X-Destination": "/upload/b.jpg", "Overwrite": "F"}).status_code == 412
+    assert service.dav("MOVE", "a.jpg", **{"X-Destination": "/upload/d"}).status_code == 409, "no folder at one stroke"
+    assert service.dav("MOVE", "d", **{"X-Destination": "/upload/d/e"}).status_code == 403
+    assert service.dav("MOVE", "a.jpg", **{"X-Destination": "/upload/b.jpg"}).status_code == 204
+    assert service.files() == ["b.jpg", "d/c.jpg"]
+
+
+def test_finder_and_explorer_begin_with_nothing(service: Service) -> None:
+    """PUT of no bytes, LOCK, PROPPATCH, and then the file: no empty medium may be taken in meanwhile."""
+    assert service.client.put("/_dav/film.mov", content=b"").status_code == 201
+    assert service.files() == []
+    assert b"<D:getcontentlength>0<" in service.dav("PROPFIND", "film.mov", Depth="0").content
+    assert b"film.mov" in service.dav("PROPFIND", "", Depth="1").content
+    assert service.dav("HEAD", "film.mov").status_code == 200
+    question = b'<D:lockinfo xmlns:D="DAV:"><D:lockscope><D:exclusive/></D:lockscope></D:lockinfo>'
+    locked = service.client.request("LOCK", "/_dav/film.mov", content=question)
+    token = locked.headers["Lock-Token"]
+    assert locked.status_code == 200 and token.strip("<>").encode() in locked.content
+    assert service.dav("LOCK", "film.mov", If=f"({token})").headers["Lock-Token"] == token, "renewed"
+    times = b'<D:propertyupdate xmlns:D="DAV:" xmlns:Z="urn:schemas-microsoft-com:"><D:set><D:prop>'
+    times += b"<Z:Win32CreationTime>x</Z:Win32CreationTime></D:prop></D:set></D:propertyupdate>"
+    patched = service.client.request("PROPPATCH", "/_dav/film.mov", content=times)
+    assert patched.status_code == 207 and b"Win32CreationTime" in patched.content and b"200 OK" in patched.content
+
+    def chunks() -> Iterator[bytes]:
+        yield b"some "
+        assert service.files() == []
+        yield b"bytes"
+
+    sent = service.client.put(
+        "/_dav/film.mov", content=chunks(), headers={"X-Expected-Entity-Length": "10", "If": token}
+    )
+    assert sent.status_code == 204 and service.files() == ["film.mov"]
+    assert service.dav("UNLOCK", "film.mov", **{"Lock-Token": token}).status_code == 204
+    assert (service.inbox.root / "film.mov").read_bytes() == b"some bytes"
+
+
+def test_questions_are_short(service: Service) -> None:
+    assert service.client.request("PROPFIND", "/_dav/", content=b"x" * 100_000).status_code == 413
+    assert service.client.request("PROPPATCH", "/_dav/", content=b"<x").status_code == 400
+    assert service.dav("PROPFIND", "", Depth="infinity").status_code == 403
+
+
+# -- through nginx ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
+    with stack(tmp_path_factory.mktemp("u")) as made:
+        yield made
+
+
+def visible(gateway: Stack) -> list[str]:
+    files = (path for path in gateway.inbox.rglob("*") if path.is_file())
+    return sorted(str(path.relative_to(gateway.inbox)) for path in files if PARTS not in path.parts)
+
+
+@needs_nginx
+@pytest.mark.slow
+def test_names_through_nginx(gateway: Stack) -> None:
+    with gateway.client(OPERATOR) as client:
+        for path in (
+            "/upload/.hidden.jpg",
+            "/upload/a/.b/c.jpg",
+            "/upload/%2ehidden",
+            "/upload/~a",
+            "/upload/.upload/x",
+        ):
+            assert client.put(path, content=b"x").status_code in (400, 403)
+    for path in ("/upload/../x.jpg", "/upload/%2e%2e/x.jpg", "/upload/a/../../x.jpg", "/upload/..%2f..%2fx.jpg"):
+        head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic(OPERATOR)}\r\nConnection: close\r\n"
+        raw(gateway.https, f"{head}Content-Length: 1\r\n\r\nx".encode(), patience=10)
+    assert visible(gateway) == [] and not (gateway.inbox.parent / "x.jpg").exists()
+    for service in gateway.upstreams.values():
+        assert not [one for one in service.seen if one["headers"].get("authorization")]
+
+
+@needs_nginx
+@pytest.mark.slow
+def test_an_interrupted_put_leaves_nothing(gateway: Stack) -> None:
+    head = (
+        f"PUT /upload/half.mov HTTP/1.1\r\nHost: x\r\nAuthorization: {basic(OPERATOR)}\r\nContent-Length: 9000000\r\n"
+    )
+    raw(gateway.https, head.encode() + b"\r\n" + b"x" * 3_000_000, patience=1)
+    wait_for(lambda: not list((gateway.inbox / PARTS).iterdir()), "what had arrived has gone")
+    assert visible(gateway) == []
+
+
+@needs_nginx
+@pytest.mark.slow
+def test_an_interrupted_tus_upload_goes_on(gateway: Stack) -> None:
+    content = os.urandom(5_000_000)
+    name = base64.b64encode("Film ü.mov".encode()).decode()
+    with gateway.client(OPERATOR, headers={"Tus-Resumable": "1.0.0"}) as client:
+        begun = client.post("/upload/tus/", headers={"Upload-Length": "5000000", "Upload-Metadata": f"filename {name}"})
+        assert begun.status_code == 201 and begun.headers["Location"].startswith("/upload/tus/")
+        address = begun.headers["Location"]
+        head = f"PATCH {address} HTTP/1.1\r\nHost: x\r\nAuthorization: {basic(OPERATOR)}\r\nTus-Resumable: 1.0.0\r\n"
+        head += "Content-Type: application/offset+octet-stream\r\nUpload-Offset: 0\r\nContent-Length: 5000000\r\n\r\n"
+        raw(gateway.https, head.encode() + content[:2_000_000], patience=2)
+        offset = wait_for(lambda: int(client.head(address).headers["Upload-Offset"]), "some of it is kept")
+        assert offset == 2_000_000
+        with gateway.client(VIEWER, headers={"Tus-Resumable": "1.0.0"}) as viewer:
+            assert viewer.head(address).status_code == 403
+        sent = client.patch(
+            address,
+            content=content[offset:],
+            headers={"Upload-Offset": str(offset), "Content-Type": "application/offset+octet-stream"},
+        )
+        assert sent.status_code == 204
+    assert (gateway.inbox / "Film ü.mov").read_bytes() == content
+    assert gateway.audited(method="PATCH", file="Film ü.mov")["who"] == "olga"
+    (gateway.inbox / "Film ü.mov").unlink()
+
+
+@needs_nginx
+@pytest.mark.slow
+def test_large_uploads_take_no_memory(gateway: Stack) -> None:
+    size, block = 600_000_000, os.urandom(1_000_000)
+    digest = hashlib.sha256()
+    peak = 0
+
+    def processes() -> list[psutil.Process]:
+        parents = [psutil.Process(one.pid) for one in gateway.processes.values()]
+        return parents + [child for one in parents for child in one.children(recursive=True)]
+
+    before = sum(one.memory_info().rss for one in processes())
+
+    def blocks() -> Iterator[bytes]:
+        nonlocal peak
+        for number in range(size // len(block)):
+            digest.update(block)
+            if number % 50 == 0:
+                peak = max(peak, sum(one.memory_info().rss for one in processes()))
+            yield block
+
+    with gateway.client(OPERATOR) as client:
+        answer = client.put("/upload/large.mov", content=blocks(), headers={"Content-Length": str(size)})
+        assert answer.status_code == 201, answer.text
+        large = gateway.inbox / "large.mov"
+        with large.open("rb") as file:
+            assert hashlib.file_digest(file, "sha256").hexdigest() == digest.hexdigest()
+        assert peak - before < 60_000_000, f"{(peak - before) / 1e6:.0f} MB more"
+        assert not any((gateway.folder / "run" / "body").rglob("*.?")), "nginx has kept nothing of it"
+        assert client.delete("/upload/large.mov").status_code == 204
+
+
+@needs_nginx
+@pytest.mark.slow
+def test_files_are_handed_out_as_files_only(gateway: Stack) -> None:
+    """A picture that is a page with a script must not run in the name of this site."""
+    with gateway.client(OPERATOR) as client:
+        client.put("/upload/evil.svg", content=b"<svg onload='alert(1)'/>")
+        answer = client.get("/upload/evil.svg")
+        assert answer.headers["Content-Type"].startswith("application/octet-stream")
+        assert answer.headers["Content-Disposition"] == "attachment"
+        assert "sandbox" in answer.headers["Content-Security-Policy"]
+        client.delete("/upload/evil.svg")
+
+
+@needs_nginx
+@pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("rclone"), reason="needs rclone")
+def test_rclone(gateway: Stack, tmp_path: Path) -> None:
+    import subprocess
+
+    source = tmp_path / "source"
+    (source / "Ordner ü" / "tief").mkdir(parents=True)
+    (source / "a.jpg").write_bytes(b"a" * 1000)
+    (source / "Ordner ü" / "tief" / "b #1.jpg").write_bytes(b"b" * 2000)
+    secret = subprocess.run(
+        ["rclone", "obscure", OPERATOR[1]], capture_output=True, text=True, check=True
+    ).stdout.strip()
+    environment = os.environ | {
+        "RCLONE_CONFIG": str(tmp_path / "none"),
+        "RCLONE_WEBDAV_URL": f"{gateway.url}/upload/",
+        "RCLONE_WEBDAV_USER": OPERATOR[0],
+        "RCLONE_WEBDAV_PASS": secret,
+        "RCLONE_NO_CHECK_CERTIFICATE": "true",
+    }
+    command = ["rclone", "copy", str(source), ":webdav:import", "--retries", "1"]
+    for _ in range(2):
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr
+    assert visible(gateway) == ["import/Ordner ü/tief/b #1.jpg", "import/a.jpg"]
+    puts = [one for one in gateway.audit() if one["method"] == "PUT" and one["path"].startswith("/upload/import/")]
+    assert len(puts) == 2, json.dumps(puts)
+    shutil.rmtree(gateway.inbox / "import")
