@@ -101,7 +101,7 @@ def test_a_drill_restores_all_of_it_and_leaves_nothing(installation: Installatio
     assert done.differences == ()
     assert line(done, "dagster", "runs") == ("2", "2", "2", "same")
     assert line(done, "dagster", "partitions") == ("3", "3", "3", "same")
-    assert line(done, "table", "tables/ocr")[1:] == ("9 rows (v2)", "9 rows (v2)", "same")
+    assert line(done, "table", "tables/ocr")[1:] == ("9 rows (v1)", "9 rows (v1)", "same")
     assert line(done, "originals", "originals") == ("3 files", "3 files", "3 files", "same")
     assert {found.name for found in done.lines if found.what == "postgres"} >= {
         "event_logs",

@@ -125,7 +125,7 @@ def back_up(settings: Settings, tick: Tick = lambda: None) -> Report:
         else:
             restic.unlock_stale()
         parent = former[-1].id if former else None
-        digests = Digests(state.digests())
+        digests = Digests(state.digests(), tick)
         try:
             with disk_full_explained(layout.home):
                 view, manifest = _lay_out(settings, layout, stage, digests, tick)

@@ -29,6 +29,7 @@ from media_pipeline.errors import (
 )
 
 KEY_FILE = "restic_password"
+MOMENTARY = ".incoming"  # folders of what is being written just now
 TAG = "media-pipeline"
 HOST = "installation"  # of all snapshots: containers change their names
 _S3_FILES = {"AWS_ACCESS_KEY_ID": "s3_access_key", "AWS_SECRET_ACCESS_KEY": "s3_secret_key"}
@@ -151,6 +152,7 @@ class Restic:
         """
         # A change time changes with every hard link, so it tells nothing here; size, time and inode do.
         args = ["backup", "--json", "--ignore-ctime", "--host", HOST, "--files-from-raw", "-"]
+        args += ["--exclude", MOMENTARY]
         for tag in (TAG, *tags):
             args += ["--tag", tag]
         if parent is not None:  # restic itself compares the targets, and these change with the first folder more

@@ -19,7 +19,7 @@ import hashlib
 import os
 import shutil
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ from media_pipeline.storage._backup_cut import (
     newest,
     take_cut,
 )
+from media_pipeline.storage._backup_manifest import TableVersion
 from media_pipeline.storage._backup_restore import RECEIPTS
 from media_pipeline.storage._backup_scan import Found, scan
 from media_pipeline.storage.disk import disk_full_explained, is_disk_full
@@ -88,8 +89,8 @@ class View:
 class Digests:
     """sha256 of files that never change, remembered from one backup to the next."""
 
-    def __init__(self, known: Mapping[str, str] | None = None) -> None:
-        self._known = dict(known or {})
+    def __init__(self, known: Mapping[str, str] | None = None, tick: Callable[[], None] = lambda: None) -> None:
+        self._known, self._tick = dict(known or {}), tick
         self.used: dict[str, str] = {}
 
     def of(self, path: Path) -> str:
@@ -98,6 +99,7 @@ class Digests:
         key = f"{status.st_dev}.{status.st_ino}.{status.st_size}.{status.st_mtime_ns}"
         digest = self.used.get(key) or self._known.get(key)
         if digest is None:
+            self._tick()
             digest = sha256(path)
         self.used[key] = digest
         return digest
@@ -141,7 +143,7 @@ def table_facts(home: Path, path: str, version: int | None = None, digests: Dige
         digest = _digest(home / path, sizes, digests or Digests())
     except Exception as error:  # delta-rs has no error of its own for a version that is gone
         raise FileNotFoundError(f"{path}: {error}") from error
-    return TableFacts(facts.path, facts.version, facts.files, facts.rows, digest)
+    return _facts(facts, digest)
 
 
 def read_rows(home: Path, path: str, version: int) -> int:
@@ -185,47 +187,45 @@ class _VersionGoneError(Exception):
 
 def _lay_out(layout: Layout, target: Path, digests: Digests) -> View:
     view = View()
-    copied: set[str] = set()
+    copies: list[str] = []
     with ExitStack() as stack:
         cut = take_cut(layout, stack)
         # First the links: what is removed later stays in the view.
-        view.tables = tuple(_link_table(layout.home, table, target, digests, view) for table in cut.tables)
+        linked = [_link_table(layout.home, table, target, view) for table in cut.tables]
         found = scan(layout, without=_WITHOUT)
-        facts = []
         for path, database in cut.databases.items():
             name = str(path.relative_to(layout.home))
-            if (copy := _copy_database(database, path, target / name, name, view)) is not None:
-                facts.append(copy)
-            copied.add(name)
+            _copy_database(database, path, target / name, name, view)
+            copies.append(name)
         view.linked_outside = _linked_outside(cut.databases.get(layout.sources))
     view.left_out |= found.left_out
     view.folders = found.folders
+    pinned = frozenset(copies)
     for file in found.files:
         top = file.name.partition(os.sep)[0]
         if top == ORIGINALS:
             view.originals += 1
             view.originals_bytes += file.stat.st_size
-        if top in IN_PLACE or file.name in copied:
+        if top in IN_PLACE or file.name in pinned:
             continue
         if file.database:
-            try:
+            if file.path.exists():  # SQLite would make it anew
+                copies.append(file.name)
                 with closing(connect(file.path)) as connection:
-                    copy = _copy_database(connection, file.path, target / file.name, file.name, view)
-            except sqlite3.DatabaseError as error:
-                view.left_out[file.name] = f"SQLite cannot open it: {error}"
-                continue
-            facts += [copy] if copy is not None else []
+                    _copy_database(connection, file.path, target / file.name, file.name, view)
         else:
             _place(file, target / file.name, view)
-    view.databases = tuple(facts)
     for folder, mode in sorted(found.folders.items(), reverse=True):
         if folder.partition(os.sep)[0] not in IN_PLACE:
             (target / folder).mkdir(parents=True, exist_ok=True)
             (target / folder).chmod(mode | 0o700)  # it has to be removed again
+    # Nobody has to wait for what is read from here on.
+    view.tables = tuple(_facts(facts, _digest(target / facts.path, sizes, digests)) for facts, sizes in linked)
+    view.databases = tuple(_database_facts(target, name, view) for name in copies if name not in view.left_out)
     return view
 
 
-def _link_table(home: Path, table: TableCut, target: Path, digests: Digests, view: View) -> TableFacts:
+def _link_table(home: Path, table: TableCut, target: Path, view: View) -> tuple[TableVersion, Mapping[str, int]]:
     try:
         facts, sizes = table.files(home)
         folder = target / facts.path
@@ -240,7 +240,11 @@ def _link_table(home: Path, table: TableCut, target: Path, digests: Digests, vie
         ) from error
     if table.last_checkpoint is not None:
         (folder / LOG / LAST_CHECKPOINT).write_bytes(table.last_checkpoint)
-    return TableFacts(facts.path, facts.version, facts.files, facts.rows, _digest(folder, sizes, digests))
+    return facts, sizes
+
+
+def _facts(version: TableVersion, digest: str) -> TableFacts:
+    return TableFacts(version.path, version.version, version.files, version.rows, digest)
 
 
 def _digest(folder: Path, names: Mapping[str, int], digests: Digests) -> str:
@@ -266,20 +270,28 @@ def _link(source: Path, target: Path, view: View) -> None:
         view.copied_bytes += target.stat().st_size
 
 
-def _copy_database(source: sqlite3.Connection, path: Path, target: Path, name: str, view: View) -> DatabaseFacts | None:
+def _copy_database(source: sqlite3.Connection, path: Path, target: Path, name: str, view: View) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         copy_database(source, target)
-        with contextlib.suppress(FileNotFoundError):
-            target.chmod(path.stat().st_mode & 0o777)
-        view.copied_bytes += target.stat().st_size
-        return database_facts(target, name)
     except sqlite3.DatabaseError as error:
         if is_disk_full(error, target.parent):
             raise
         view.left_out[name] = f"SQLite cannot read it: {error}"
         target.unlink(missing_ok=True)
-        return None
+        return
+    with contextlib.suppress(FileNotFoundError):
+        target.chmod(path.stat().st_mode & 0o777)
+    view.copied_bytes += target.stat().st_size
+
+
+def _database_facts(target: Path, name: str, view: View) -> DatabaseFacts:
+    try:
+        return database_facts(target / name, name)
+    except sqlite3.DatabaseError as error:
+        # A copy of a damaged database is better than none; it is said.
+        view.left_out[name] = f"SQLite finds it damaged: {error}"
+        return DatabaseFacts(name, sha256(target / name), {})
 
 
 def _place(file: Found, target: Path, view: View) -> None:
