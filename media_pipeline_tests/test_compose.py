@@ -138,7 +138,7 @@ def test_what_is_copied_exists_and_is_enough() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     code = {"media_pipeline", "resources", "sensors"}
     installing = {"pyproject.toml", "constraints.txt", "overrides.txt", "scripts", project["readme"]}
-    of_the_server = {"deploy/enter", "deploy/dagster.yaml", "deploy/workspace.yaml"}
+    of_the_server = {"deploy/slim.sh", "deploy/enter", "deploy/dagster.yaml", "deploy/workspace.yaml"}
     assert set(copied) == code | installing | of_the_server | set(project["license-files"])
 
 
