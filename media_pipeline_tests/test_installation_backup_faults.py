@@ -157,6 +157,24 @@ def test_a_flipped_byte_is_found_and_said_until_it_is_mended(installation: Insta
     assert (installation.status.ok, installation.status.error) == (True, None)
 
 
+@pytest.mark.slow
+@needs_restic
+def test_a_damaged_repository_is_mended_as_the_documentation_says(installation: Installation, tmp_path: Path) -> None:
+    installation.add(media=4)
+    installation.back_up()
+    packs = (path for path in (installation.repository / "data").rglob("*") if path.is_file())
+    pack = max(packs, key=lambda path: path.stat().st_size)
+    pack.rename(tmp_path / pack.name)
+    with pytest.raises(DamagedBackup):
+        backup.check(installation.settings(), None)
+    installation.run_restic("rebuild-index")
+    assert "stored anew" in str(installation.back_up_and_note().error)
+    assert "repository is damaged" in str(installation.back_up_and_note().error)  # nobody has looked again
+    backup.check(installation.settings(), "100%")
+    assert installation.status.ok
+    assert installation.restore(tmp_path / "new").wrong == ()
+
+
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     folder = tmp_path / "small"

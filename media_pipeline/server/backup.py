@@ -308,7 +308,7 @@ def _unread(layout: Layout, stored: Stored) -> dict[str, str]:
         name = str(path.relative_to(layout.home))
         if name.partition(os.sep)[0] in IN_PLACE and not os.path.lexists(path):
             continue
-        found[name] = f"cannot be read: {reason}"
+        found[name] = reason
     return found
 
 

@@ -427,10 +427,11 @@ def _messages(text: str) -> Iterator[dict[str, Any]]:
 
 def _reason(message: Mapping[str, Any]) -> str:
     error = message.get("error")
-    if isinstance(error, dict):
-        code = error.get("Err")
-        return os.strerror(code) if isinstance(code, int) else str(error.get("message") or error)
-    return str(error)
+    if isinstance(error, dict) and isinstance(error.get("Err"), int):
+        return os.strerror(error["Err"])
+    # restic keeps errors of its own to itself. The one there is: its parts were lost from the repository, and the file
+    # was read and stored anew.
+    return str(error) if error else "its content was no longer in the repository, and has been stored anew"
 
 
 def _said(done: subprocess.CompletedProcess[str]) -> str:
