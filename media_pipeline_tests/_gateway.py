@@ -155,6 +155,8 @@ class Echo:
 
         self._server = ThreadingHTTPServer(("127.0.0.1", self.port), Handler)
         self._server.daemon_threads = True
+        # nginx ends idle connections as it likes.
+        self._server.handle_error = lambda *_: None  # type: ignore[method-assign]
         self.port = self._server.server_port
         threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
 

@@ -20,6 +20,9 @@ class Hopeless extends Error {} // trying again will not help
 // Litter of desktops, and what the server would refuse anyway.
 const skipped = (path) => path.split("/").some((part) => /^[.~]/.test(part) || /^(thumbs\.db|desktop\.ini|__macosx)$/i.test(part));
 
+// What the watcher of the inbox leaves alone (media_pipeline/media/walk.py).
+const unfinished = (path) => /(\.(part|partial|crdownload|download|filepart|opdownload|tmp|temp)|~)$/i.test(path);
+
 function add(file, path) {
   if (skipped(path)) return;
   const item = document.createElement("li");
@@ -39,8 +42,12 @@ function add(file, path) {
   $("list").append(item);
   const entry = { file, path, item, state, bar, sent: 0, status: "waiting" };
   entries.push(entry);
-  queue.push(entry);
-  show(entry, "waits");
+  if (unfinished(path)) {
+    fail(entry, new Error("looks half-downloaded by its name; give it its real one"));
+  } else {
+    queue.push(entry);
+    show(entry, "waits");
+  }
   next();
 }
 
@@ -230,7 +237,7 @@ function progress(entry, sent) {
 function size(bytes) {
   const units = ["B", "KB", "MB", "GB", "TB"];
   let unit = 0;
-  while (bytes >= 1000 && unit < units.length - 1) { bytes /= 1000; unit += 1; }
+  while (bytes >= 1024 && unit < units.length - 1) { bytes /= 1024; unit += 1; }
   return `${unit && bytes < 100 ? bytes.toFixed(1) : Math.round(bytes)} ${units[unit]}`;
 }
 
