@@ -54,6 +54,16 @@ class Server(BaseModel):
     )
     backup_s3_region: str = Field("", description="region of the S3 store, where it wants one")
     backup_upload_kib_s: int = Field(0, ge=0, description="KiB per second that a backup may send; 0: no limit")
+    oidc_proxy: str = Field(
+        "",
+        pattern=r"^([A-Za-z0-9_.-]+:\d{1,5})?$",
+        description="HOST:PORT of an oauth2-proxy, for sign-in by OpenID Connect; without: names and passwords",
+    )
+    oidc_operators: str = Field(
+        "media-operators",
+        pattern=r"^[^\s,\"'\\$;{}]{1,200}$",
+        description="group of the OpenID provider whose members are operators; all others are viewers",
+    )
 
     @field_validator("backup_timezone")
     @classmethod
