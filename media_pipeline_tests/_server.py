@@ -118,7 +118,7 @@ def _require_base(address: str) -> None:
 def wheels(address: str) -> Iterator[dict[str, str]]:
     """What a build is told of wheels that lie on this machine (PIP_FIND_LINKS); containers reach no folder of it."""
     folder = os.environ.get("PIP_FIND_LINKS", "")
-    if not Path(folder).is_dir():
+    if not folder or not Path(folder).is_dir():
         yield {"PIP_FIND_LINKS": folder} if folder else {}
         return
     shown = _docker(address, "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
