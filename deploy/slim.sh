@@ -16,7 +16,7 @@ find mediapipe -name '*.so' -delete
 rm -rf mediapipe.libs
 
 # Parts of packages for other machines and services.
-rm -f pyarrow/libarrow_flight* pyarrow/_flight* pyarrow/libarrow_substrait* pyarrow/_substrait*
+rm -f pyarrow/libarrow_flight* pyarrow/libarrow_python_flight* pyarrow/_flight*
 rm -rf ai_edge_litert/libLiteRtWebGpuAccelerator.so ai_edge_litert/tools ai_edge_litert/vendors
 
 # Compiled modules of what hardly ever runs: imported, it is compiled in memory.
