@@ -79,7 +79,7 @@ def test_no_panel_covers_another() -> None:
 
 def test_it_is_provisioned_from_where_it_is_mounted() -> None:
     (provider,) = yaml.safe_load((GRAFANA / "provisioning/dashboards/media-pipeline.yaml").read_text())["providers"]
-    assert provider["options"]["path"] == "/etc/media-pipeline/dashboards"
+    assert provider["options"]["path"] == "/etc/grafana/dashboards"
     assert not provider["allowUiUpdates"]
 
 

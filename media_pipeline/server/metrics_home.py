@@ -106,6 +106,10 @@ class Surveyor:
             )
         except subprocess.TimeoutExpired:
             raise MediaPipelineError(f"the home was not read in {_SURVEY_S:.0f} s", "look at its disk") from None
+        if done.returncode < 0:
+            raise MediaPipelineError(
+                f"reading the home was ended by signal {-done.returncode}", "give the service `metrics` more memory"
+            )
         if done.returncode != 0:
             last = (done.stderr.strip().splitlines() or ["it said nothing"])[-1]
             raise MediaPipelineError(f"reading the home ended with code {done.returncode}: {last[:300]}")
