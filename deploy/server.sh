@@ -7,6 +7,7 @@
 #   server.sh logs [SERVICE…]
 #   server.sh upgrade   build this checkout, save the database, migrate, start; go back by itself when it is not well
 #   server.sh build     only build the images of this checkout
+#   server.sh drill     restore the newest backup beside the installation and compare
 #
 # Needs Docker and Compose (v2, or docker-compose 1.29) and rights to use them. MONITORING=1 starts Prometheus,
 # Alertmanager and Grafana as well, and is remembered in .env.
@@ -234,10 +235,16 @@ logs() {
     compose logs --tail=100 "$@"
 }
 
+drill() {
+    TAG=$(cat "$STATE" 2>/dev/null || version)
+    export TAG
+    deploy/restore-drill.sh "$@"
+}
+
 command=${1:-}
 shift || true
 case $command in
-    up | down | status | logs | upgrade) require_docker && "$command" "$@" ;;
+    drill | up | down | status | logs | upgrade) require_docker && "$command" "$@" ;;
     build) require_docker && build "$(version)" ;;
-    *) sed -n '2,12p' "$0" && exit 2 ;;
+    *) sed -n '2,13p' "$0" && exit 2 ;;
 esac

@@ -12,6 +12,8 @@ find dagster_webserver/webapp -name '*.map' -delete
 
 # Packages of which weights are read and no code is run (pyproject.toml, `dependency-metadata`).
 rm -f face_recognition_models/models/shape_predictor_*.dat face_recognition_models/models/mmod_*.dat
+find mediapipe -type f ! -name '__init__.py' \
+    ! -path '*/face_detection/*' ! -path '*/face_landmark/*' ! -path '*/pose_detection/*' ! -path '*/pose_landmark/*' -delete
 find mediapipe -name '*.so' -delete
 rm -rf mediapipe.libs
 
@@ -19,8 +21,11 @@ rm -rf mediapipe.libs
 rm -f pyarrow/libarrow_flight* pyarrow/libarrow_python_flight* pyarrow/_flight*
 rm -rf ai_edge_litert/libLiteRtWebGpuAccelerator.so ai_edge_litert/tools ai_edge_litert/vendors
 
+# paddlex imports it for its downloads only.
+rm -rf modelscope/models modelscope/pipelines modelscope/trainers modelscope/preprocessors
+
 # Compiled modules of what hardly ever runs: imported, it is compiled in memory.
-find sympy modelscope paddlex networkx -name __pycache__ -prune -exec rm -rf {} +
+find sympy modelscope paddlex networkx torch/_inductor torch/testing torch/ao torch/onnx -name __pycache__ -prune -exec rm -rf {} +
 
 # Symbols that only debuggers read, where there are many. Not everywhere: libraries that a wheel brings for itself
 # (`*.libs`) have been moved about, and strip breaks some.

@@ -103,6 +103,8 @@ def _require_base(address: str) -> None:
         )
         if made.returncode != 0:
             pytest.skip(f"debootstrap: {made.stdout[-300:]}")
+        for cache in ("var/cache/apt/archives", "var/lib/apt/lists"):  # upstream's has none
+            shutil.rmtree(folder / "root" / cache, ignore_errors=True)
         # Where an organisation's own authority signs the registries, this machine knows it.
         authorities = Path("/etc/ssl/certs/ca-certificates.crt")
         shutil.copy(authorities, folder / "root" / authorities.relative_to("/"))
