@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
 import json
 import os
@@ -15,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -31,17 +33,17 @@ _WHEELS_PORT = 8199  # always the same: it is part of what layers are remembered
 # --- the engine -----------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def engine() -> Iterator[str]:
+@functools.cache
+def engine() -> str:
     """Address of a Docker Engine with the base image whose containers reach the package registries.
 
-    The one that is there (DOCKER_HOST), else a private one; skips where neither can be had.
+    The one that is there (DOCKER_HOST), else a private one that ends with this process, so that images are built once;
+    skips where neither can be had.
     """
     given = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
     if shutil.which("docker") and _docker(given, "info").returncode == 0:
         _require_base(given)
-        yield given
-        return
+        return given
     missing = [name for name in ("docker", "dockerd", "iptables") if shutil.which(name, path=_path()) is None]
     if missing or os.geteuid() != 0:
         pytest.skip(f"no Docker Engine answers, and none can be started here: {', '.join(missing) or 'not root'}")
@@ -59,20 +61,22 @@ def engine() -> Iterator[str]:
             start_new_session=True,
             env=os.environ | {"PATH": _path()},
         )
+    atexit.register(_stop, daemon, folder)
+    until(lambda: daemon.poll() is not None or _docker(address, "info").returncode == 0, 120, "dockerd answers")
+    if daemon.poll() is not None:
+        pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-500:]}")
+    _require_base(address)
+    return address
+
+
+def _stop(daemon: subprocess.Popen[bytes], folder: Path) -> None:
+    daemon.send_signal(signal.SIGTERM)
     try:
-        until(lambda: daemon.poll() is not None or _docker(address, "info").returncode == 0, 120, "dockerd answers")
-        if daemon.poll() is not None:
-            pytest.skip(f"dockerd does not start here: {(folder / 'log').read_text()[-500:]}")
-        _require_base(address)
-        yield address
-    finally:
-        daemon.send_signal(signal.SIGTERM)
-        try:
-            daemon.wait(60)
-        except subprocess.TimeoutExpired:
-            daemon.kill()
-            daemon.wait()
-        shutil.rmtree(folder, ignore_errors=True)
+        daemon.wait(60)
+    except subprocess.TimeoutExpired:
+        daemon.kill()
+        daemon.wait()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _path() -> str:
@@ -123,11 +127,13 @@ def wheels(address: str) -> Iterator[dict[str, str]]:
     if not folder or not Path(folder).is_dir():
         yield {"PIP_FIND_LINKS": folder} if folder else {}
         return
-    shown = _docker(address, "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Gateway}}")
-    handler = functools.partial(_Quiet, directory=folder)
-    with ThreadingHTTPServer((shown.stdout.strip(), _WHEELS_PORT), handler) as served:
+    shown = _docker(address, "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}")
+    host = str(
+        next(ip_network(shown.stdout.strip()).hosts())
+    )  # this machine, as containers of the default bridge see it
+    with ThreadingHTTPServer((host, _WHEELS_PORT), functools.partial(_Quiet, directory=folder)) as served:
         threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield {"PIP_FIND_LINKS": f"http://{shown.stdout.strip()}:{_WHEELS_PORT}/"}
+        yield {"PIP_FIND_LINKS": f"http://{host}:{_WHEELS_PORT}/"}
         served.shutdown()
 
 
@@ -300,7 +306,8 @@ def server(folder: Path, **settings: str) -> Iterator[Server]:
     """A server from a clone of this checkout, all well; taken away at the end."""
     if shutil.which("docker-compose") is None and shutil.which("docker") is None:
         pytest.skip("Docker is not installed")
-    with engine() as address, wheels(address) as building:
+    address = engine()
+    with wheels(address) as building:
         subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
         running = Server(folder, address, settings, building)
         try:
