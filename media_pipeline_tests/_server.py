@@ -26,7 +26,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = "debian:bookworm-slim"
-_BUILD_S, _START_S = 1800, 600
+_BUILD_S = 1800
 _WHEELS_PORT = 8199  # always the same: it is part of what layers are remembered by
 
 
@@ -293,12 +293,26 @@ class Server:
 
     def close(self) -> None:
         """Everything of it is gone, volumes too."""
-        self.make("down", timeout_s=_START_S)
-        names = self.docker("volume", "ls", "--quiet", "--filter", f"name=^{self.project}-").split()
-        if names:
-            self.docker("volume", "rm", "--force", *names, check=False)
+        take_away(self.engine, self.project)
         if self._client is not None:
             self._client.close()
+
+
+def take_away(address: str, project: str) -> None:
+    """Containers, volumes and networks of a project."""
+
+    def found(*arguments: str) -> list[str]:
+        return _docker(address, *arguments, "--quiet").stdout.split()
+
+    containers = found("ps", "--all", "--filter", f"label=com.docker.compose.project={project}")
+    containers += found("ps", "--all", "--filter", "label=dagster/run_id", "--filter", f"volume={project}-home")
+    for kind, names in (
+        ("container", containers),
+        ("volume", found("volume", "ls", "--filter", f"name=^{project}-")),
+        ("network", found("network", "ls", "--filter", f"name=^{project}$", "--filter", f"name=^{project}-engine$")),
+    ):
+        if names:
+            _docker(address, kind, "rm", *(["--force"] if kind != "network" else []), *names)
 
 
 @contextmanager
