@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 import stat
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from media_pipeline_tests._gateway import HASHES, OPERATOR, ROOT, VIEWER, basic,
 sys.path.insert(0, str(ROOT / "deploy"))
 
 from gateway import sign_in
+from gateway.configuration import write
 from gateway.settings import GatewayError, Settings
 from gateway.sign_in import Answer, Doorkeeper, Users
 from gateway.user import main as user
@@ -233,6 +235,19 @@ def test_acme_needs_a_public_name() -> None:
     with pytest.raises(GatewayError, match="MEDIA_PIPELINE_SERVER__DOMAIN"):
         Settings.read({"MEDIA_PIPELINE_SERVER__TLS": "acme"})
     assert Settings.read({"MEDIA_PIPELINE_SERVER__TLS": "acme", "MEDIA_PIPELINE_SERVER__DOMAIN": "a.example.org"})
+
+
+@pytest.mark.parametrize("oidc", ["", "oauth2-proxy:4180"])
+def test_the_configuration_is_complete(tmp_path: Path, oidc: str) -> None:
+    run = {"GATEWAY_RUN": str(tmp_path), "MEDIA_PIPELINE_SERVER__OIDC_PROXY": oidc}
+    text = write(Settings.read(run)).read_text()
+    assert not re.search(r"@[A-Z_]+@", text)
+    listens = re.findall(r"^\s+listen ([^\s;]+)", text, re.M)
+    assert listens == ["127.0.0.1:8081", "0.0.0.0:8080", "0.0.0.0:8443"], "the container's health is its own matter"
+    assert ("oauth2-proxy:4180" in text) == bool(oidc)
+    # Every upstream of an address that may be absent is resolved while running.
+    for address in re.findall(r"proxy_pass (\S+);", text):
+        assert address.startswith(("http://$", "$", "http://sign_in/")), address
 
 
 def test_empty_values_are_the_defaults() -> None:

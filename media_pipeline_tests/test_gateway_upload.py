@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 import socket
+import subprocess
 import sys
 import threading
 import time
@@ -21,7 +22,7 @@ import httpx
 import psutil
 import pytest
 
-from media_pipeline.media.walk import ignored
+from media_pipeline.media.walk import walk
 from media_pipeline_tests._gateway import OPERATOR, ROOT, VIEWER, Stack, basic, needs_nginx, raw, stack, wait_for
 
 sys.path.insert(0, str(ROOT / "deploy"))
@@ -59,11 +60,7 @@ class Service:
     def files(self) -> list[str]:
         """As the watcher of the inbox would find them."""
         root = self.inbox.root
-        return sorted(
-            str(path.relative_to(root))
-            for path in root.rglob("*")
-            if path.is_file() and not any(ignored(part, folder=True) for part in path.relative_to(root).parts)
-        )
+        return sorted(str(Path(found.path).relative_to(root)) for found in walk(str(root)))
 
     def close(self) -> None:
         self.client.close()
@@ -76,10 +73,6 @@ def service(tmp_path: Path) -> Iterator[Service]:
     made = Service(tmp_path)
     yield made
     made.close()
-
-
-def test_parts_are_where_the_watcher_does_not_look() -> None:
-    assert ignored(PARTS, folder=True)
 
 
 # -- tus -------------------------------------------------------------------------------------------------------------
@@ -488,10 +481,25 @@ def test_files_are_handed_out_as_files_only(gateway: Stack) -> None:
 
 @needs_nginx
 @pytest.mark.slow
+@pytest.mark.skipif(not shutil.which("litmus"), reason="needs litmus")
+def test_litmus(gateway: Stack, tmp_path: Path) -> None:
+    """The test suite of WebDAV, as far as it is about files and folders."""
+    done = subprocess.run(
+        ["litmus", "-k", f"{gateway.url}/upload/", *OPERATOR],
+        env=os.environ | {"TESTS": "basic http"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0 and "16 passed, 0 failed" in done.stdout, done.stdout
+    shutil.rmtree(gateway.inbox / "litmus", ignore_errors=True)
+
+
+@needs_nginx
+@pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("rclone"), reason="needs rclone")
 def test_rclone(gateway: Stack, tmp_path: Path) -> None:
-    import subprocess
-
     source = tmp_path / "source"
     (source / "Ordner ü" / "tief").mkdir(parents=True)
     (source / "a.jpg").write_bytes(b"a" * 1000)
