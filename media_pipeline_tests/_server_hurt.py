@@ -126,7 +126,8 @@ class Stack:
 @contextmanager
 def installed(folder: Path, project: str, settings: dict[str, str]) -> Iterator[Stack]:
     """A server with its volumes on a file system of its own, where that can be had; all gone at the end."""
-    with _server.engine() as address, _server.wheels(address) as building, _small_disk(folder / "disk") as disk:
+    address = _server.engine()
+    with _server.wheels(address) as building, _small_disk(folder / "disk") as disk:
         clone = folder / "clone"
         subprocess.run(["git", "clone", "--quiet", str(_server.ROOT), str(clone)], check=True)
         server = Server(clone, address, settings, building, project)
