@@ -125,11 +125,10 @@ def main() -> None:
     try:
         files = make_mix(folder, arguments.files)
         found = []
-        with _server.engine() as engine:
-            for size in arguments.sizes:
-                found.append(measure(size, files, engine))
-                for row in table_rows(found[-1:], prices):
-                    print(f"| {' | '.join(row)} |", flush=True)
+        for size in arguments.sizes:
+            found.append(measure(size, files, _server.engine()))
+            for row in table_rows(found[-1:], prices):
+                print(f"| {' | '.join(row)} |", flush=True)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if arguments.docs:
