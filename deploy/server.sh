@@ -9,8 +9,8 @@
 #   server.sh build     only build the images of this checkout
 #   server.sh drill     restore the newest backup beside the installation and compare
 #
-# Needs Docker and Compose (v2, or docker-compose 1.29) and rights to use them. MONITORING=1 starts Prometheus,
-# Alertmanager and Grafana as well, and is remembered in .env.
+# Needs Docker and Compose (v2, or docker-compose 1.29) and rights to use them. MONITORING=1 writes
+# MEDIA_PIPELINE_SERVER__MONITORING=true into .env: Prometheus, Alertmanager and Grafana are started as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -125,9 +125,13 @@ wait_until_well() {
 }
 
 profiles() {
-    local monitoring
-    monitoring=$(setting MONITORING "${MONITORING:-}")
-    [ -z "$monitoring" ] || [ "$monitoring" = 0 ] || export COMPOSE_PROFILES=monitoring
+    local name=MEDIA_PIPELINE_SERVER__MONITORING
+    if [ -n "${MONITORING:-}" ] && [ "$(setting $name false)" = false ]; then
+        printf '%s=true\n' "$name" >>.env
+    fi
+    case $(setting $name false) in
+        true | 1 | yes | on) export COMPOSE_PROFILES=monitoring ;;
+    esac
 }
 
 start() { # usage: start TAG

@@ -29,6 +29,9 @@ class Server(BaseModel):
     )
     http_port: int = Field(80, gt=0, lt=65536, description="port that sends browsers to the next one")
     https_port: int = Field(443, gt=0, lt=65536, description="port with everything")
+    monitoring: bool = Field(
+        False, description="with Prometheus, Alertmanager and Grafana, which take half a gigabyte of memory"
+    )
     run_memory: str = Field("4g", pattern=_SIZE, description="memory of the container of a run, in m or g")
     run_cpus: float = Field(0, ge=0, description="processors that a run may use at most; 0: all")
     backup_repository: str = Field(
