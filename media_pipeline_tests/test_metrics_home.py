@@ -14,6 +14,7 @@ import pytest
 
 from media_pipeline.config import Backup, Settings, load_settings
 from media_pipeline.errors import UsageError
+from media_pipeline.server import metrics_survey
 from media_pipeline.server.metrics_home import home_sources
 from media_pipeline.server.metrics_survey import COUNTS, PARTS, STALE, survey
 from media_pipeline.storage import backup
@@ -111,6 +112,17 @@ def test_stale_results_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert found["models"] == [{"analyzer": name, "tier": "embedded", "model": "scale"} for name in ("first", "second")]
     found = survey(settings(home.home, workers=1, options={"first": {"scale": 2.0}}), STALE)["stale"]["stale"]
     assert (found["first"], found["second"], found["media"]) == (3, 3, 0)
+
+
+def test_stale_results_are_counted_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As all at once; nobody has the memory for a plan of 100,000 media."""
+    with closing(opened(tmp_path)) as pipeline:
+        add(pipeline, *(f"{number}.jpg" for number in range(7)))
+        analysed(pipeline, add(pipeline, "b.mp4", "c.wav"), failed=["media"])
+    whole = survey(settings(tmp_path), STALE)["stale"]
+    assert whole["stale"]["media"] > 0
+    monkeypatch.setattr(metrics_survey, "_PORTION", 2)
+    assert survey(settings(tmp_path), STALE)["stale"] == whole
 
 
 def test_money_and_machines(tmp_path: Path) -> None:
