@@ -21,6 +21,8 @@ OPENSSL = "/usr/bin/openssl"
 # The name under which certbot keeps it, whatever the domain.
 LINEAGE = "media-pipeline"
 _OWN_DAYS = 3650
+# In the place of one that is missing or has expired: too short for the alert "certificate below 14 days" to be content.
+_STOPGAP_DAYS = 7
 # It may expire without changing.
 _LOOK_S = 3600.0
 
@@ -102,14 +104,16 @@ class Certificates:
         """Kept where the other certificates are, so that what a person has told the browser about it stays true."""
         folder = self._settings.certificates / "own"
         domain = self._settings.domain
-        chain, key = folder / f"{domain}.pem", folder / f"{domain}.key"
+        stopgap = self.wanted is not None
+        name = f"{domain}.stopgap" if stopgap else domain
+        chain, key = folder / f"{name}.pem", folder / f"{name}.key"
         try:
             pair = read(chain, key)
             if end_of(pair) > time.time():
                 return pair
         except GatewayError:
             pass
-        made = self_signed(domain)
+        made = self_signed(domain, _STOPGAP_DAYS if stopgap else _OWN_DAYS)
         try:
             folder.mkdir(mode=0o700, exist_ok=True)
             for path, content in ((key, made.key), (chain, made.chain)):
@@ -160,7 +164,7 @@ def end_of(pair: Pair) -> float:
     return ssl.cert_time_to_seconds(done.stdout.decode().strip().partition("=")[2])
 
 
-def self_signed(domain: str) -> Pair:
+def self_signed(domain: str, days: int = _OWN_DAYS) -> Pair:
     names = f"DNS:{domain},DNS:localhost,IP:127.0.0.1"
     if domain.replace(".", "").isdigit():
         names += f",IP:{domain}"
@@ -170,7 +174,7 @@ def self_signed(domain: str) -> Pair:
         subprocess.run(  # noqa: S603
             [
                 *(OPENSSL, "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"),
-                *("-days", str(_OWN_DAYS), "-subj", f"/CN={domain[:64]}", "-addext", f"subjectAltName={names}"),
+                *("-days", str(days), "-subj", f"/CN={domain[:64]}", "-addext", f"subjectAltName={names}"),
                 *("-keyout", str(key), "-out", str(chain)),
             ],
             capture_output=True,
