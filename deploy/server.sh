@@ -76,7 +76,9 @@ build() { # usage: build TAG
 }
 
 has_images() {
-    docker image inspect "media-pipeline:$1" "media-pipeline-postgres:$1" "media-pipeline-gateway:$1" >/dev/null 2>&1
+    local images=("media-pipeline:$1" "media-pipeline-postgres:$1" "media-pipeline-gateway:$1")
+    [ -z "${COMPOSE_PROFILES:-}" ] || images+=("media-pipeline-prometheus:$1" "media-pipeline-alertmanager:$1")
+    docker image inspect "${images[@]}" >/dev/null 2>&1
 }
 
 media() { # a command of the product, without anything of the server; usage: media TAG ARGUMENTS…
@@ -86,12 +88,21 @@ media() { # a command of the product, without anything of the server; usage: med
         --volume "$PWD/.env:/.env:ro" "media-pipeline:$tag" --home /tmp/home "$@"
 }
 
-settings_and_secrets() { # usage: settings_and_secrets TAG
+settings() {
     if [ ! -e .env ]; then
         cp .env.example .env
-        chmod 600 .env
         say "made .env: every setting, all commented out; the server's own are MEDIA_PIPELINE_SERVER__…"
     fi
+    local name=MEDIA_PIPELINE_SERVER__MONITORING
+    if [ -n "${MONITORING:-}" ] && [ "$(setting $name false)" = false ]; then
+        printf '%s=true\n' "$name" >>.env
+    fi
+    case $(setting $name false) in
+        true | 1 | yes | on) export COMPOSE_PROFILES=monitoring ;;
+    esac
+}
+
+check_and_make_secrets() { # usage: check_and_make_secrets TAG
     media "$1" settings check /.env >/dev/null || fail "mend .env where the lines above say so"
     mkdir -p secrets
     # In a container, because the files belong to its user, whatever user this is.
@@ -124,16 +135,6 @@ wait_until_well() {
     done
 }
 
-profiles() {
-    local name=MEDIA_PIPELINE_SERVER__MONITORING
-    if [ -n "${MONITORING:-}" ] && [ "$(setting $name false)" = false ]; then
-        printf '%s=true\n' "$name" >>.env
-    fi
-    case $(setting $name false) in
-        true | 1 | yes | on) export COMPOSE_PROFILES=monitoring ;;
-    esac
-}
-
 start() { # usage: start TAG
     export TAG=$1
     compose up --detach --remove-orphans --no-build 2>.start.log ||
@@ -158,9 +159,9 @@ addresses() {
 up() {
     local tag
     tag=$(cat "$STATE" 2>/dev/null || version)
+    settings
     has_images "$tag" || build "$tag"
-    settings_and_secrets "$tag"
-    profiles
+    check_and_make_secrets "$tag"
     start "$tag" || fail "not everything is well; \`make logs\` says more, docs/operations.md what to do"
     printf '%s\n' "$tag" >"$STATE"
     addresses
@@ -170,9 +171,9 @@ upgrade() {
     local old new saved
     old=$(cat "$STATE" 2>/dev/null) || fail "nothing was started here yet: make up"
     new=$(version)
+    settings
     has_images "$new" || build "$new"
-    settings_and_secrets "$new"
-    profiles
+    check_and_make_secrets "$new"
     saved=before-$new.dump
     export TAG=$old
     if compose exec -T postgres sh -c "pg_dump --username=dagster --format=custom dagster >/var/lib/postgresql/data/$saved"; then
