@@ -309,7 +309,7 @@ def take_away(address: str, project: str) -> None:
     for kind, names in (
         ("container", containers),
         ("volume", found("volume", "ls", "--filter", f"name=^{project}-")),
-        ("network", found("network", "ls", "--filter", f"name=^{project}$", "--filter", f"name=^{project}-engine$")),
+        ("network", found("network", "ls", "--filter", f"name=^{project}")),
     ):
         if names:
             _docker(address, kind, "rm", *(["--force"] if kind != "network" else []), *names)
