@@ -6,6 +6,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-media-pipeline}
+TAG=${TAG:-$(cat .deployed 2>/dev/null || echo latest)}
+export TAG
+
 if docker compose version >/dev/null 2>&1; then
     compose=(docker compose)
 else

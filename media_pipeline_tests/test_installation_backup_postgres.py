@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -346,25 +345,6 @@ def test_a_user_who_may_make_no_database_is_told_how(installation: Installation,
             cursor.execute("ALTER ROLE dagster CREATEDB")
     [found] = done.differences
     assert "ALTER ROLE dagster CREATEDB" in found.verdict
-
-
-@pytest.mark.parametrize(("running", "expected"), [(True, "exec -T backup"), (False, "run --rm -T backup")])
-def test_the_script_asks_compose(tmp_path: Path, running: bool, expected: str) -> None:
-    """What `make restore-drill` runs on a server, up to the engine."""
-    log = tmp_path / "log"
-    script = f'#!/bin/sh\necho "$@" >>{log}\ncase "$*" in *"exec -T backup true"*) exit {0 if running else 1};; esac\n'
-    content(tmp_path / "bin" / "docker", script.encode(), mode=0o755)
-    done = subprocess.run(
-        [_cli.REPOSITORY / "deploy" / "restore-drill.sh", "--without-originals"],
-        env={**os.environ, "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}"},
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 0, done.stderr
-    assert log.read_text().splitlines()[-1] == (
-        f"compose {expected} media-pipeline installation drill --without-originals"
-    )
 
 
 def test_a_drill_speaks_json(installation: Installation) -> None:
