@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from urllib.request import urlopen
 
@@ -66,9 +67,10 @@ def file(path: str, max_age_s: str) -> str:
 
 
 def main() -> int:
+    kinds: dict[str, Callable[..., str]] = {"http": http, "grpc": grpc, "daemon": daemon, "file": file}
     kind, *where = sys.argv[1:]
     try:
-        print({"http": http, "grpc": grpc, "daemon": daemon, "file": file}[kind](*where))
+        print(kinds[kind](*where))
     except Exception as error:  # of whatever library: the container's state shows this line
         print(f"{kind} {' '.join(where)}: {type(error).__name__}: {error}")
         return 1

@@ -110,7 +110,7 @@ def _http(url: SplitResult, _: str) -> None:
 
 
 def _grpc(url: SplitResult, _: str) -> None:
-    import grpc  # type: ignore[import-untyped]
+    import grpc
 
     with grpc.insecure_channel(url.netloc) as channel:
         check = channel.unary_unary("/grpc.health.v1.Health/Check")
