@@ -288,7 +288,12 @@ def test_two_at_once(installation: Installation) -> None:
     with State(installation.settings()).locked(), pytest.raises(StorageConflict, match="another backup"):
         installation.back_up()
     assert not installation.stage.exists()
-    installation.back_up()
+    good = installation.back_up_and_note()
+    with State(installation.settings()).locked():
+        told = installation.cli("backup")
+    assert told.returncode == 1
+    assert "another backup, check or prune of this installation runs; let it finish" in told.stderr
+    assert installation.status == good  # the other one notes how it ended
 
 
 def test_a_local_backup_leaves_the_stage_of_the_other_kind_alone(installation: Installation, tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from media_pipeline.errors import DamagedBackup, MediaPipelineError
 from media_pipeline.server import backup_postgres as postgres
 from media_pipeline.server.backup_postgres import PostgresFacts, Rows
 from media_pipeline.server.backup_restic import Restic, ResticSnapshot, Stored, Tick
-from media_pipeline.server.backup_state import State, Status, now
+from media_pipeline.server.backup_state import BusyError, State, Status, now
 from media_pipeline.storage.backup_view import (
     IN_PLACE,
     INBOX,
@@ -160,6 +160,9 @@ def back_up_and_note(settings: Settings, tick: Tick = lambda: None) -> tuple[Sta
         report = back_up(settings, tick)
         if report.grave:
             error = _told(report.problems)
+    except BusyError as busy:  # that one will note how it ended
+        status.ok, status.error = False, str(busy)
+        return status, None
     except MediaPipelineError as caught:
         error = str(caught)
     except Exception as caught:  # whatever it is, the metrics are to know

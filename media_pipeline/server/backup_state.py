@@ -42,6 +42,10 @@ class Status:
     next_at: str | None = None
 
 
+class BusyError(StorageConflict):
+    """Another command of this installation works on the backups; it will note how it ended."""
+
+
 class State:
     """The folder `MEDIA_PIPELINE_SERVER__BACKUP_STATE`.
 
@@ -64,13 +68,13 @@ class State:
         """One backup, check or prune of this installation at a time.
 
         Raises:
-            StorageConflict: there is one.
+            BusyError: there is one.
         """
         lock = FileLock(self.folder / ".lock", timeout=0)
         try:
             lock.acquire()
         except Timeout:
-            raise StorageConflict("another backup, check or prune of this installation runs", "let it finish") from None
+            raise BusyError("another backup, check or prune of this installation runs", "let it finish") from None
         try:
             yield
         finally:
