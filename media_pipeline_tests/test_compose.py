@@ -48,7 +48,7 @@ def copied_from_the_checkout() -> list[str]:
     return [source for words in lines for source in words[:-1]]
 
 
-# --- deploy/single/docker-compose.yml ---------------------------------------------------------------------------------------------
+# --- deploy/single/docker-compose.yml -------------------------------------------------------------------------------
 
 
 def test_old_and_new_compose_read_it() -> None:

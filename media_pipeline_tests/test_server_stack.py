@@ -150,25 +150,38 @@ def test_a_viewer_looks_and_an_operator_acts(analysed: Server) -> None:
     assert "launch_pipeline_execution" in may(analysed.web)
 
 
-def test_a_run_is_stopped_from_the_ui(analysed: Server) -> None:
+def test_runs_are_started_and_stopped_from_the_ui(analysed: Server) -> None:
     """The webserver reaches the engine, through the gate."""
-    launched = analysed.graphql(
+    assert finished(analysed, launched(analysed)) == "SUCCESS"
+    run_id = launched(analysed)
+    until(analysed.runs, 60, "its container is there")
+    stopped = analysed.graphql(
+        "mutation($id: String!) { terminateRun(runId: $id) { __typename ... on PythonError { message } } }", id=run_id
+    )["terminateRun"]
+    assert stopped["__typename"] == "TerminateRunSuccess", stopped
+    assert finished(analysed, run_id) == "CANCELED"
+
+
+def launched(running: Server) -> str:
+    job = {
+        "pipelineName": "maintenance",
+        "repositoryName": "__repository__",
+        "repositoryLocationName": "media_pipeline",
+    }
+    found = running.graphql(
         """mutation($job: JobOrPipelineSelector!) {
              launchRun(executionParams: {selector: $job, runConfigData: {}}) {
                __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }""",
-        job={
-            "pipelineName": "maintenance",
-            "repositoryName": "__repository__",
-            "repositoryLocationName": "media_pipeline",
-        },
+        job=job,
     )["launchRun"]
-    assert launched["__typename"] == "LaunchRunSuccess", launched
-    run_id = launched["run"]["runId"]
-    until(lambda: not analysed.open_runs(), 180, "the maintenance is through")
-    status = analysed.graphql("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)[
-        "runOrError"
-    ]["status"]
-    assert status == "SUCCESS"
+    assert found["__typename"] == "LaunchRunSuccess", found
+    return str(found["run"]["runId"])
+
+
+def finished(running: Server, run_id: str) -> str:
+    until(lambda: not running.open_runs(), 180, "no run is under way")
+    found = running.graphql("query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }", id=run_id)
+    return str(found["runOrError"]["status"])
 
 
 def test_it_is_all_there_after_down_and_up(analysed: Server) -> None:
