@@ -16,10 +16,13 @@ from typing import Any
 import httpx
 import pytest
 
+from media_pipeline.config import load_settings
 from media_pipeline.errors import DamagedBackup, DiskFull, MediaPipelineError, TransientError, UsageError
 from media_pipeline.server import backup, backup_schedule
 from media_pipeline.server.backup_restic import Restic
 from media_pipeline.server.backup_state import ALIVE, STATUS, State, Status
+from media_pipeline.storage import layout
+from media_pipeline.storage.layout import Layout
 from media_pipeline_tests import _cli
 from media_pipeline_tests._installation import KEY, Installation, make, needs_restic
 from media_pipeline_tests.test_several_servers_live import free_port
@@ -345,11 +348,15 @@ def test_a_time_zone_that_does_not_exist_fails_at_start(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @needs_restic
-def test_the_loop_survives_failures_and_says_one_line_of_each(installation: Installation) -> None:
+def test_the_loop_survives_failures_and_says_one_line_of_each(
+    installation: Installation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in installation.environment().items():
+        monkeypatch.setenv(name, value)
     said: list[str] = []
     key = installation.keys / "restic_password"
     key.rename(key.with_name("away"))
-    settings = installation.settings()
+    settings = load_settings()
     loop = backup_schedule._Loop(settings, State(settings), said.append, retry_s=0.0)
     loop.turn()
     loop.turn()
@@ -371,6 +378,24 @@ def test_the_loop_survives_failures_and_says_one_line_of_each(installation: Inst
 
 
 @pytest.mark.slow
+def test_a_backup_that_ends_without_a_word_is_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = Installation(tmp_path).settings()
+    said: list[str] = []
+    loop = backup_schedule._Loop(settings, State(settings), said.append, retry_s=3600.0)
+    monkeypatch.setattr(loop, "_run", lambda *command: (-9, ""))
+    loop.turn()
+    loop.turn()
+    status = State(settings).status()
+    assert (status.ok, status.error) == (False, "the backup ended with code -9: ")
+    assert len(said) == 1
+
+
+def test_the_loop_knows_a_home_by_the_names_it_has(tmp_path: Path) -> None:
+    assert Layout(tmp_path).sources == tmp_path / backup_schedule.SOURCES
+    assert backup_schedule.RESTORING == layout.RESTORING
+
+
+@pytest.mark.slow
 @needs_restic
 def test_the_container_makes_up_for_the_first_night_and_ends_when_asked(installation: Installation) -> None:
     (installation.path / ".restoring").touch()  # a home that is being restored is none yet
@@ -389,6 +414,26 @@ def test_the_container_makes_up_for_the_first_night_and_ends_when_asked(installa
         process.communicate()
     assert process.returncode == 0
     assert installation.status.ok
+
+
+@pytest.mark.slow
+@needs_restic
+def test_a_container_that_is_stopped_in_the_middle_leaves_nothing(installation: Installation) -> None:
+    installation.add(media=8, size=4_000_000)
+    process = start(installation, "schedule", backup_upload_kib_s=3000)
+    try:
+        wait_for(lambda: process.poll() is not None or installation.stored_bytes() > 5_000_000, "sending")
+        assert installation.stage.exists()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=PATIENCE_S)
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 0
+    assert not installation.stage.exists()
+    assert installation.run_restic("list", "locks", "--no-lock") == ""
+    assert installation.status.finished_at is None
+    assert installation.back_up_and_note().ok
 
 
 def test_a_note_that_cannot_be_read_is_none(tmp_path: Path) -> None:

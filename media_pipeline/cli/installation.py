@@ -67,15 +67,14 @@ def init(app: App, key_file: Path | None) -> None:
 @click.pass_obj
 def backup(app: App, output: str) -> int:
     """Take a snapshot now, and remove old ones. Exit code 3: some files are not in it; they are listed."""
-    from media_pipeline.server.backup import back_up_and_note
-    from media_pipeline.server.backup_schedule import outcome
+    from media_pipeline.server.backup import back_up_and_note, outcome
 
     status, report = back_up_and_note(app.settings)
     if output == "json":
         problems = dict(report.problems) if report is not None else {}
         _print_json(asdict(status) | {"left_out": problems, "copied_bytes": report.copied_bytes if report else 0})
     elif report is None:
-        raise click.ClickException(str(status.error))
+        click.echo(printable(outcome(status, report)), err=True)
     else:
         console = Console(stderr=True)
         if report.created:

@@ -13,7 +13,6 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -47,9 +46,6 @@ DUMP = Path("postgres") / "dagster.dump"
 _SECRETS = "secrets"
 _NEVER = (Path(_SECRETS) / "backup",)  # the key cannot lie in what it opens
 _LARGEST_CONFIGURATION_BYTES = 64 << 20
-CHECK_PARTS = 13  # of the data: one a week, all of them in a quarter
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +181,25 @@ def back_up_and_note(settings: Settings, tick: Tick = lambda: None) -> tuple[Sta
     status.ok = status.error is None
     state.write(status)
     return status, report
+
+
+def outcome(status: Status, report: Report | None) -> str:
+    """One line on a backup."""
+    if report is None:
+        return f"backup failed: {status.error}"
+    stored = report.stored
+    line = (
+        f"snapshot {stored.snapshot_id}: {stored.bytes_added / 1e6:.1f} MB added, {stored.files_new} files new, "
+        f"{stored.files_changed} changed, {stored.files_unmodified} not read again, {report.seconds:.1f} s"
+    )
+    if status.forgotten:
+        line += f"; {status.forgotten} old ones removed"
+    if status.prune_error:
+        line += f"; old ones could not be removed: {status.prune_error}"
+    if report.problems and status.error is None:
+        first = next(iter(report.problems.items()))
+        line += f"; {len(report.problems)} files left out ({first[0]}: {first[1]})"
+    return f"backup with errors: {status.error}; {line}" if status.error else f"backup done: {line}"
 
 
 def forget(settings: Settings, tick: Tick = lambda: None) -> int:

@@ -7,32 +7,40 @@ restarts, jumps of the clock and nights in which the server was off: what was mi
 from __future__ import annotations
 
 import signal
+import sys
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from types import FrameType
 from zoneinfo import ZoneInfo
 
-from media_pipeline.config import Settings
-from media_pipeline.errors import DamagedBackup, MediaPipelineError
-from media_pipeline.server.backup import CHECK_PARTS, Report, Say, back_up_and_note, check
-from media_pipeline.server.backup_state import State, Status, parsed
-from media_pipeline.storage.layout import RESTORING, Layout
+from media_pipeline.config import Settings, child_environment
+from media_pipeline.server.backup_restic import run_child
+from media_pipeline.server.backup_state import State, Status, now, parsed
+
+Say = Callable[[str], None]
 
 RETRY_S = 3600.0
+CHECK_PARTS = 13  # of the data: one a week, all of them in a quarter
 CHECK_EVERY = timedelta(days=7)
 _PAUSE_S = 15.0
+# As in `storage.layout`, whose package brings Arrow along: 70 MB for a process that sleeps all day.
+SOURCES, RESTORING = "sources.sqlite", ".restoring"
+# Of `installation backup`: done, no new snapshot, some files left out.
+_ENDED_WITHOUT_SNAPSHOT = 1
+_ORDERLY = (0, _ENDED_WITHOUT_SNAPSHOT, 3)
 
 
 def run(settings: Settings, say: Say, *, retry_s: float = RETRY_S, pause_s: float = _PAUSE_S) -> None:
     """Until SIGTERM, after which nothing of a backup under way is left but what was sent."""
-    state, layout = State(settings), Layout(settings.home)
+    state = State(settings)
     signal.signal(signal.SIGTERM, _leave)
-    say(f"backups of {layout.home} to {settings.server.backup_repository}, every day at {_told(settings)}")
+    say(f"backups of {settings.home} to {settings.server.backup_repository}, every day at {_told(settings)}")
     loop = _Loop(settings, state, say, retry_s)
     while True:
         state.touch()
         # A new installation has no home yet, and one that is being restored is none.
-        if layout.sources.exists() and not (layout.home / RESTORING).exists():
+        if (settings.home / SOURCES).exists() and not (settings.home / RESTORING).exists():
             loop.turn()
         time.sleep(pause_s)
 
@@ -65,6 +73,8 @@ def is_due(settings: Settings, status: Status, at: datetime) -> bool:
 
 
 class _Loop:
+    """Each backup and check is a process of its own: its memory is free afterwards, and its end is not ours."""
+
     def __init__(self, settings: Settings, state: State, say: Say, retry_s: float) -> None:
         self._settings, self._state, self._say, self._retry_s = settings, state, say, retry_s
         self._not_before = 0.0  # monotonic
@@ -81,18 +91,22 @@ class _Loop:
             self._check(at)
 
     def _back_up(self) -> None:
-        status, report = back_up_and_note(self._settings, self._state.touch)
-        at = datetime.now(UTC)
+        before = self._state.status()
+        code, line = self._run("backup")
+        at, status = datetime.now(UTC), self._state.status()
         upcoming = next_due(self._settings, at)
         self._not_again_until = None
-        if report is None:
+        if code == _ENDED_WITHOUT_SNAPSHOT or status.finished_at == before.finished_at:
             self._not_before = time.monotonic() + self._retry_s
             upcoming = at + timedelta(seconds=self._retry_s)
         elif status.error is not None:
             self._not_again_until = upcoming
+        if code not in _ORDERLY:
+            status.ok, status.error = False, f"the backup ended with code {code}: {line}"
+            status.finished_at = now()
         status.next_at = upcoming.isoformat(timespec="seconds")
         self._state.write(status)
-        self._say(f"{outcome(status, report)}; next at {status.next_at}")
+        self._say(f"{line if code in _ORDERLY else status.error}; next at {status.next_at}")
 
     def _is_check_due(self, status: Status, at: datetime) -> bool:
         if status.last_success_at is None:
@@ -102,33 +116,20 @@ class _Loop:
 
     def _check(self, at: datetime) -> None:
         part = f"{int(at.timestamp() // CHECK_EVERY.total_seconds()) % CHECK_PARTS + 1}/{CHECK_PARTS}"
-        try:
-            check(self._settings, part, self._state.touch)
+        code, line = self._run("check", "--part", part)
+        if code == 0:
             self._say(f"part {part} of the backups was read: no damage")
-        except DamagedBackup as error:
-            self._say(f"the backups are damaged: {error}")
-        except MediaPipelineError as error:
+            return
+        if self._state.status().check_error is None:  # it says nothing about the backups
             self._check_not_before = time.monotonic() + self._retry_s
-            self._say(f"the backups could not be checked: {error}")
+        self._say(f"check of the backups: {line}")
 
-
-def outcome(status: Status, report: Report | None) -> str:
-    """One line on a backup."""
-    if report is None:
-        return f"backup failed: {status.error}"
-    stored = report.stored
-    line = (
-        f"snapshot {stored.snapshot_id}: {stored.bytes_added / 1e6:.1f} MB added, {stored.files_new} files new, "
-        f"{stored.files_changed} changed, {stored.files_unmodified} not read again, {report.seconds:.1f} s"
-    )
-    if status.forgotten:
-        line += f"; {status.forgotten} old ones removed"
-    if status.prune_error:
-        line += f"; old ones could not be removed: {status.prune_error}"
-    if report.problems and status.error is None:
-        first = next(iter(report.problems.items()))
-        line += f"; {len(report.problems)} files left out ({first[0]}: {first[1]})"
-    return f"backup with errors: {status.error}; {line}" if status.error else f"backup done: {line}"
+    def _run(self, *command: str) -> tuple[int, str]:
+        """Exit code and last line."""
+        args = [sys.executable, "-m", "media_pipeline", "installation", *command]
+        done = run_child(args, child_environment(self._settings), self._state.touch)
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return done.returncode, (lines or [""])[-1].removeprefix("media-pipeline: ")
 
 
 def _told(settings: Settings) -> str:
