@@ -165,7 +165,7 @@ def put(server: Server, container: str, files: Sequence[Path], inbox: str = "/da
     command = ["tar", "--create", "--owner=1000", "--group=1000", f"--transform=s,^,{hidden},"]
     command += ["--directory", str(files[0].parent), *(path.name for path in files)]
     archive = subprocess.run(command, check=True, capture_output=True).stdout
-    into = ["docker", "cp", "--archive", "-", f"{container}:{inbox}"]
+    into = ["docker", "cp", "-", f"{container}:{inbox}"]
     environment = os.environ | {"DOCKER_HOST": server.engine}
     copied = subprocess.run(into, input=archive, env=environment, capture_output=True)
     assert copied.returncode == 0, copied.stderr

@@ -260,7 +260,8 @@ class Storm:
 
     def _judge(self) -> Verdict:
         stack = self._stack
-        seen = stack.rows(f"SELECT DISTINCT asset_key || ' ' || partition FROM event_logs WHERE {MATERIALIZED}")
+        query = f"SELECT DISTINCT asset_key || ' ' || partition FROM event_logs WHERE {MATERIALIZED}"
+        seen = stack.rows(f"{query} AND partition IS NOT NULL")
         home = Path(tempfile.mkdtemp(prefix="server-faults-home-"))
         try:
             stack.server.docker("cp", f"{stack.server.container('code')}:/data/tables", str(home / "tables"))
