@@ -206,7 +206,8 @@ def test_an_upgrade_that_is_not_well_goes_back_by_itself(analysed: Server) -> No
     assert analysed.is_well() and tag(analysed) == before
     assert analysed.sql("SELECT count(*) AS n FROM media") == media
     # …and one that is well stays.
-    (analysed.folder / "media_pipeline" / "wording.py").open("a").write("\n# another release\n")
+    wording = analysed.folder / "media_pipeline" / "wording.py"
+    wording.write_text(wording.read_text() + "\n# another release\n")
     done = analysed.make("upgrade")
     assert done.returncode == 0, done.stderr
     assert tag(analysed) != before and analysed.is_well()
