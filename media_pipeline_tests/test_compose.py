@@ -137,7 +137,7 @@ def test_what_is_copied_exists_and_is_enough() -> None:
     assert [name for name in copied if not (ROOT / name).exists()] == []
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     code = {"media_pipeline", "resources", "sensors"}
-    installing = {"pyproject.toml", "constraints.txt", "overrides.txt", "scripts", project["readme"]}
+    installing = {"pyproject.toml", "constraints.txt", "overrides.txt", "scripts"}
     of_the_server = {"deploy/slim.sh", "deploy/enter", "deploy/dagster.yaml", "deploy/workspace.yaml"}
     assert set(copied) == code | installing | of_the_server | set(project["license-files"])
 
