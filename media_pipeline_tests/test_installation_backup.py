@@ -296,6 +296,13 @@ def test_two_at_once(installation: Installation) -> None:
     assert installation.status == good  # the other one notes how it ended
 
 
+def test_a_repository_within_the_home_is_refused(installation: Installation) -> None:
+    for name in ("backup_repository", "backup_state"):
+        with pytest.raises(UsageError, match="lie one inside the other"):
+            installation.back_up(**{name: str(installation.path / "backups")})
+    assert not (installation.path / "backups" / "config").exists()
+
+
 def test_a_local_backup_leaves_the_stage_of_the_other_kind_alone(installation: Installation, tmp_path: Path) -> None:
     content(installation.stage / "home" / "sources.sqlite", b"of a backup that was killed")
     installation.home.take()

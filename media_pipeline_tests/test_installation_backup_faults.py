@@ -7,6 +7,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -237,7 +238,7 @@ def test_a_file_that_cannot_be_read_is_said_and_the_rest_is_stored(installation:
 
 @pytest.fixture(scope="module")
 def s3() -> Iterator[str]:
-    program = shutil.which("moto_server")
+    program = shutil.which("moto_server") or shutil.which("moto_server", path=str(Path(sys.executable).parent))
     if program is None:
         pytest.skip("moto_server, which plays an S3 store, is not installed")
     port = free_port()

@@ -181,7 +181,8 @@ def restore(
     done = restore_it(app.settings, snapshot, home, configuration=configuration, database=database if wanted else None)
     _make_derived(home)
     if output == "json":
-        _print_json(asdict(done) | {"manifest": None, "home": str(home)})
+        said = asdict(done) | {"home": str(home)}
+        _print_json({name: value for name, value in said.items() if name != "manifest"})
     else:
         _print_restored(console, done, home)
     return 1 if done.wrong else 0

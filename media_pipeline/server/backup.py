@@ -20,7 +20,7 @@ from typing import Any
 
 from media_pipeline import __version__
 from media_pipeline.config import Settings
-from media_pipeline.errors import DamagedBackup, MediaPipelineError
+from media_pipeline.errors import DamagedBackup, MediaPipelineError, UsageError
 from media_pipeline.server import backup_postgres as postgres
 from media_pipeline.server.backup_postgres import PostgresFacts, Rows
 from media_pipeline.server.backup_restic import Restic, ResticSnapshot, Stored, Tick
@@ -112,6 +112,7 @@ def back_up(settings: Settings, tick: Tick = lambda: None) -> Report:
     started = time.monotonic()
     layout, state = Layout(settings.home), State(settings)
     restic = Restic(settings, tick)
+    _require_apart(settings, restic)
     stage = layout.home / STAGE
     with state.locked():
         shutil.rmtree(stage, ignore_errors=True)  # of one that was killed
@@ -256,6 +257,18 @@ def taken_at(snapshot: ResticSnapshot) -> datetime:
     whole, _, rest = text.partition(".")
     zone = rest.lstrip("0123456789") if rest else ""
     return datetime.fromisoformat((whole + zone).replace("Z", "+00:00")).astimezone(UTC)
+
+
+def _require_apart(settings: Settings, restic: Restic) -> None:
+    """A backup within the home would hold all backups before it.
+
+    Raises:
+        UsageError: it lies there.
+    """
+    home = settings.home.resolve()
+    for folder in [settings.server.backup_state, *([Path(restic.repository)] if restic.is_local else [])]:
+        if folder.resolve().is_relative_to(home) or home.is_relative_to(folder.resolve()):
+            raise UsageError(f"{folder} and the home {home} lie one inside the other", "keep backups somewhere else")
 
 
 def _lay_out(settings: Settings, layout: Layout, stage: Path, digests: Digests, tick: Tick) -> tuple[View, Manifest]:
