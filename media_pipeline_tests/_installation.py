@@ -6,6 +6,8 @@ import os
 import random
 import shutil
 import subprocess
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +25,7 @@ from media_pipeline_tests._backup_home import BackupHome, content
 
 KEY = "key-of-the-test-that-nobody-may-see"
 needs_restic = pytest.mark.skipif(shutil.which("restic") is None, reason="restic is not installed")
+PATIENCE_S = 120.0
 NOISE = random.Random(7)
 
 
@@ -121,3 +124,15 @@ def record_arguments(monkeypatch: pytest.MonkeyPatch, folder: Path, *programs: s
         content(folder / "bin" / program, script.encode(), mode=0o755)
     monkeypatch.setenv("PATH", f"{folder / 'bin'}:{os.environ['PATH']}")
     return log
+
+
+def start(installation: Installation, *args: str, **server: Any) -> subprocess.Popen[str]:
+    return _cli.start(installation.path, "installation", *args, **installation.environment(**server))
+
+
+def wait_for(condition: Callable[[], Any], what: str) -> Any:
+    deadline = time.monotonic() + PATIENCE_S
+    while not (found := condition()):
+        assert time.monotonic() < deadline, f"waited in vain for {what}"
+        time.sleep(0.05)
+    return found

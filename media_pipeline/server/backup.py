@@ -22,8 +22,9 @@ from media_pipeline import __version__
 from media_pipeline.config import Settings
 from media_pipeline.errors import DamagedBackup, MediaPipelineError, UsageError
 from media_pipeline.server import backup_postgres as postgres
+from media_pipeline.server.backup_child import Tick
 from media_pipeline.server.backup_postgres import PostgresFacts, Rows
-from media_pipeline.server.backup_restic import Restic, ResticSnapshot, Stored, Tick
+from media_pipeline.server.backup_restic import Restic, ResticSnapshot, Stored
 from media_pipeline.server.backup_state import BusyError, State, Status, now
 from media_pipeline.storage.backup_view import (
     IN_PLACE,

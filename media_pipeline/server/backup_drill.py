@@ -18,8 +18,9 @@ from media_pipeline.config import Settings, load_settings
 from media_pipeline.errors import MediaPipelineError
 from media_pipeline.server import backup_postgres as postgres
 from media_pipeline.server.backup import DUMP, HOME, Manifest
+from media_pipeline.server.backup_child import Tick
 from media_pipeline.server.backup_postgres import PostgresFacts
-from media_pipeline.server.backup_restic import Restic, Tick, chosen
+from media_pipeline.server.backup_restic import Restic, chosen
 from media_pipeline.server.backup_restore import damaged_originals, fetch
 from media_pipeline.storage.backup_view import (
     IN_PLACE,

@@ -14,7 +14,7 @@ from typing import Any
 
 from media_pipeline.config import Settings, child_environment, postgres_access
 from media_pipeline.errors import DamagedBackup, DiskFull, MediaPipelineError, TransientError, UsageError
-from media_pipeline.server.backup_restic import Tick, run_child
+from media_pipeline.server.backup_child import Tick, run_child
 
 USER = DATABASE = "dagster"
 _CONNECT_TIMEOUT_S = 20

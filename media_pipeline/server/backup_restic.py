@@ -6,14 +6,12 @@ those. What restic says is turned into our errors, each with what to do.
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import re
 import secrets
-import signal
 import subprocess
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,6 +25,7 @@ from media_pipeline.errors import (
     TransientError,
     UsageError,
 )
+from media_pipeline.server.backup_child import Tick, run_child
 
 KEY_FILE = "restic_password"
 MOMENTARY = ".incoming"  # folders of what is being written just now
@@ -35,14 +34,8 @@ HOST = "installation"  # of all snapshots: containers change their names
 _S3_FILES = {"AWS_ACCESS_KEY_ID": "s3_access_key", "AWS_SECRET_ACCESS_KEY": "s3_secret_key"}
 _PASSED_ON = ("PATH", "HOME", "LANG", "SSL_CERT_FILE", "SSL_CERT_DIR")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
-_TICK_S = 10.0
 _OPEN_TIMEOUT_S = 300.0  # for a store that neither answers nor refuses
-_STOP_PATIENCE_S = 20.0
-_PR_SET_PDEATHSIG = 1
 _TELLING = re.compile(r"error|hash|verif|not found|missing|damag|unable|does not", re.IGNORECASE)
-_libc = ctypes.CDLL(None)
-
-Tick = Callable[[], None]
 
 
 class _NoRepositoryError(UsageError):
@@ -333,80 +326,6 @@ class Restic:
         if has("ciphertext verification failed", "hash mismatch", "invalid data returned", "unable to load index"):
             return _damaged(done)
         return MediaPipelineError(f"restic {done.args[1]} failed: {said}", "see docs/operations-backup.md")
-
-
-def run_child(
-    command: Sequence[str],
-    env: Mapping[str, str],
-    tick: Tick = lambda: None,
-    folder: Path | None = None,
-    stdin: bytes | None = None,
-    timeout_s: float | None = None,
-) -> subprocess.CompletedProcess[str]:
-    """Runs a program that dies with us, and looks after it.
-
-    Raises:
-        UsageError: it is not installed.
-        TransientError: it was not done in time.
-    """
-    try:
-        process = subprocess.Popen(  # noqa: S603 - programs and arguments of ours
-            list(command),
-            env=dict(env),
-            cwd=folder,
-            stdin=subprocess.PIPE if stdin is not None else subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-            preexec_fn=_prepared(os.getpid()),
-        )
-    except FileNotFoundError as error:
-        raise UsageError(
-            f"{command[0]} is not installed", f"apt-get install {_PACKAGES.get(command[0], command[0])}"
-        ) from error
-    waited, given = 0.0, stdin
-    try:
-        while True:
-            try:
-                out, err = process.communicate(given, timeout=_TICK_S)
-                break
-            except subprocess.TimeoutExpired:
-                tick()
-                given, waited = None, waited + _TICK_S
-                if timeout_s is not None and waited >= timeout_s:
-                    raise TransientError(f"{command[0]} gave no answer for {waited:.0f} s", "try again later") from None
-    finally:
-        if process.poll() is None:
-            _stop(process)
-    text = [part.decode("utf-8", "surrogateescape") for part in (out, err)]
-    return subprocess.CompletedProcess(list(command), process.returncode, *text)
-
-
-_PACKAGES = {"pg_dump": "postgresql-client", "pg_restore": "postgresql-client"}
-
-
-def _prepared(parent: int) -> Callable[[], None]:
-    """Code for the child: no signal is ignored, it dies with its parent, and the pipeline goes first."""
-
-    def prepare() -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_SETMASK, ())
-        _libc.prctl(_PR_SET_PDEATHSIG, signal.SIGINT)  # the signal upon which restic takes its lock with it
-        os.nice(10)
-        if os.getppid() != parent:
-            os._exit(1)
-
-    return prepare
-
-
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGINT)
-    try:
-        process.communicate(timeout=_STOP_PATIENCE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.communicate()
 
 
 def make_key() -> str:

@@ -17,7 +17,8 @@ from media_pipeline.config import Settings
 from media_pipeline.errors import DamagedBackup, DiskFull, UsageError
 from media_pipeline.server import backup_postgres as postgres
 from media_pipeline.server.backup import CONFIGURATION, DUMP, HOME, MANIFEST, Manifest
-from media_pipeline.server.backup_restic import Restic, Tick, chosen
+from media_pipeline.server.backup_child import Tick
+from media_pipeline.server.backup_restic import Restic, chosen
 from media_pipeline.storage.backup_view import IN_PLACE, database_facts, read_rows, sha256, table_facts
 from media_pipeline.storage.disk import disk_full_explained
 from media_pipeline.storage.layout import RESTORING, STAGE

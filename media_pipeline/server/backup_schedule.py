@@ -15,7 +15,7 @@ from types import FrameType
 from zoneinfo import ZoneInfo
 
 from media_pipeline.config import Settings, child_environment
-from media_pipeline.server.backup_restic import run_child
+from media_pipeline.server.backup_child import run_child
 from media_pipeline.server.backup_state import State, Status, now, parsed
 
 Say = Callable[[str], None]
