@@ -51,6 +51,7 @@ def test_every_alert_is_tried_both_ways() -> None:
         assert {bool(case.fires) for case in cases} == {True, False}, name
 
 
+@pytest.mark.slow
 def test_rules_fire_when_they_must_and_never_else(tmp_path: Path) -> None:
     severity = {name: rule["labels"]["severity"] for name, rule in rules().items()}
 

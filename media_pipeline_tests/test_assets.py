@@ -93,6 +93,7 @@ def stale_causes(instance: dg.DagsterInstance, definitions: dg.Definitions, asse
     return [f"{asset} {cause.reason}" for cause in resolver.get_stale_causes(dg.AssetKey(asset), key)]
 
 
+@pytest.mark.slow
 def test_a_good_batch_is_done_and_nothing_of_it_reads_as_stale(instance, definitions, job, keys) -> None:
     runner = ScriptedRunner()
     assert run(job, instance, runner, keys).success
@@ -104,6 +105,7 @@ def test_a_good_batch_is_done_and_nothing_of_it_reads_as_stale(instance, definit
     assert [c for name in unpartitioned for c in stale_causes(instance, definitions, name, None)] == []
 
 
+@pytest.mark.slow
 def test_bad_media_are_failed_while_the_others_are_done(instance, job, keys) -> None:
     runner = ScriptedRunner(failed={("ocr", keys[2]), ("frames", keys[4])})
     result = run(job, instance, runner, keys, {FORCE_TAG: "false"})

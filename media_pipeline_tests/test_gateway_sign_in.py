@@ -112,6 +112,7 @@ def test_a_name_without_user_costs_as_much_and_is_not_logged(folder: Path, compu
     assert computed == [b"olga"]
 
 
+@pytest.mark.slow
 def test_changes_of_the_files_count_at_once(folder: Path) -> None:
     keeper = door(folder)
     assert keeper.judge(basic(OPERATOR), "1.2.3.4", operators_only=True).outcome == "in"

@@ -65,6 +65,7 @@ def test_the_table_shows_rates_and_their_ratio() -> None:
     ]
 
 
+@pytest.mark.slow
 def test_without_a_gpu_the_cpu_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEDIA_PIPELINE_HOME", str(tmp_path))
     monkeypatch.setattr(_device, "has_gpu", lambda: False)
@@ -78,6 +79,7 @@ def test_without_a_gpu_the_cpu_is_measured(tmp_path: Path, monkeypatch: pytest.M
     assert all(line.cpu > 0 and line.unit == "pictures/s" for line in lines.values())
 
 
+@pytest.mark.slow
 def test_with_a_gpu_both_are_measured_and_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The GPU is pretended: what was asked for it is opened on the CPU, so both must agree."""
     import onnxruntime

@@ -151,6 +151,7 @@ def test_the_cause_is_found_behind_pages_of_cpp() -> None:
 # --- results do not depend on the size of a batch ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_pictures_in_batches_of_any_size_give_the_same_vectors() -> None:
     from media_pipeline_tests._clip import picture, shared_clip
 

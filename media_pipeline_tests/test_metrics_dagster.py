@@ -65,6 +65,7 @@ def database(home: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
         yield host
 
 
+@pytest.mark.slow
 def test_runs_and_daemons(home: Path) -> None:
     now = time.time()
     with open_instance(load_settings(home=home)) as instance:

@@ -99,6 +99,7 @@ def test_failures_have_classes_and_no_names(tmp_path: Path) -> None:
     assert "Geheim" not in str(found)
 
 
+@pytest.mark.slow
 def test_stale_results_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path, monkeypatch)
     home.run().close()
@@ -114,6 +115,7 @@ def test_stale_results_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert (found["first"], found["second"], found["media"]) == (3, 3, 0)
 
 
+@pytest.mark.slow
 def test_stale_results_are_counted_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As all at once; nobody has the memory for a plan of 100,000 media."""
     with closing(opened(tmp_path)) as pipeline:
@@ -150,6 +152,7 @@ def test_snapshots_of_the_home(tmp_path: Path) -> None:
     assert found["bytes_added"] > 0
 
 
+@pytest.mark.slow
 def test_bytes_by_what_they_are(tmp_path: Path) -> None:
     with closing(opened(tmp_path)) as pipeline:
         (medium,) = add(pipeline, "four.jpg")
@@ -259,6 +262,7 @@ def _rights(folder: Path, of_folders: int, of_files: int) -> None:
         path.chmod(of_folders if path.is_dir() else of_files)
 
 
+@pytest.mark.slow
 def test_a_home_that_can_only_be_read_is_read(read_only: Path) -> None:
     """Nobody has it open: there are no write-ahead logs, and none can be made."""
     with closing(opened(read_only)) as pipeline:

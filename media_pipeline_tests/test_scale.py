@@ -64,6 +64,7 @@ def test_a_run_replaces_what_it_measured_and_nothing_else() -> None:
     assert document(again, LIBRARY, [20], [["searching", "", "4 s", "", ""]]) == again
 
 
+@pytest.mark.slow
 def test_vectors_alone_are_written_indexed_and_found(tmp_path: Path) -> None:
     found = {figure.name: figure for figure in _scale_vectors.figures(2_000, tmp_path)}
     assert found["face search by vector: 2000 as flat, p50"].value > 0

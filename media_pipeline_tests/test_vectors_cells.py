@@ -84,6 +84,7 @@ def test_cells_find_nearly_what_comparing_all_finds(home: Home, limits: IndexLim
     assert recall(home, index) >= limits.min_recall - 0.03
 
 
+@pytest.mark.slow
 def test_segments_that_are_searched_at_once_find_what_each_alone_does(home: Home) -> None:
     for letter in "abcdefghi":
         many(home, letter, 30)
@@ -96,6 +97,7 @@ def test_segments_that_are_searched_at_once_find_what_each_alone_does(home: Home
     assert len({n.row["media_id"][0] for n in near}) == 9
 
 
+@pytest.mark.slow
 def test_cells_in_groups_hold_what_they_hold_without(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
     many(home, "a")
     many(home, "b")
