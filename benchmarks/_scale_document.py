@@ -35,8 +35,8 @@ The library is synthetic but written through the product's own storage code: per
 labels, 5 faces and 10 embedded passages, so 100,000 media are 10 million rows and 1.5 million vectors. Searched are a
 million passages of 384 numbers, and of faces one vector of 128 per person and medium. Texts are drawn from a
 vocabulary with German compounds by Zipf's law, vectors from mixtures. `growth` is the largest library against the
-smallest: in proportion to the media at most, and for what should not grow (64 new media) at most twice, or below 0.1 s.
-Recall is measured against comparing all vectors. "Warm" is a connection that has been asked before.
+smallest: in proportion to the media at most, and for what should not grow (64 new media) at most twice, or a
+tenth of a second. Recall is measured against comparing all vectors. "Warm" is a connection that has been asked before.
 
 `python -m benchmarks.scale --quick` takes a minute; `--keep --home DIR` leaves the homes, to be measured again.""",
 )
