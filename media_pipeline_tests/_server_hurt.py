@@ -77,7 +77,7 @@ class Stack:
     def is_through(self, media: int, entries: int) -> bool:
         return self.open_runs() == 0 and self.media() == (media, 0) and self.entries() >= entries
 
-    def deliver(self, files: Sequence[Path], at_half: Callable[[], None] | None = None) -> None:
+    def deliver(self, files: Sequence[Path], at_half: Callable[[], object] | None = None) -> None:
         """Through the gateway as a person would, and again when it did not answer."""
         for number, path in enumerate(files):
             if at_half and number == len(files) // 2:
