@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import errno
 import functools
 import json
 import os
@@ -120,21 +121,27 @@ def _require_base(address: str) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@contextmanager
-def wheels(address: str) -> Iterator[dict[str, str]]:
-    """What a build is told of wheels that lie on this machine (PIP_FIND_LINKS); containers reach no folder of it."""
+@functools.cache
+def wheels(address: str) -> dict[str, str]:
+    """What a build is told of wheels that lie on this machine (PIP_FIND_LINKS); containers reach no folder of it.
+
+    They are served as long as this process lives. Another one that does so already will do.
+    """
     folder = os.environ.get("PIP_FIND_LINKS", "")
-    if not folder or not Path(folder).is_dir():
-        yield {"PIP_FIND_LINKS": folder} if folder else {}
-        return
+    if not Path(folder).is_dir():
+        return {"PIP_FIND_LINKS": folder} if folder else {}
     shown = _docker(address, "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}")
     host = str(
         next(ip_network(shown.stdout.strip()).hosts())
     )  # this machine, as containers of the default bridge see it
-    with ThreadingHTTPServer((host, _WHEELS_PORT), functools.partial(_Quiet, directory=folder)) as served:
+    try:
+        served = ThreadingHTTPServer((host, _WHEELS_PORT), functools.partial(_Quiet, directory=folder))
+    except OSError as error:
+        if error.errno != errno.EADDRINUSE:
+            raise
+    else:
         threading.Thread(target=served.serve_forever, daemon=True).start()
-        yield {"PIP_FIND_LINKS": f"http://{host}:{_WHEELS_PORT}/"}
-        served.shutdown()
+    return {"PIP_FIND_LINKS": f"http://{host}:{_WHEELS_PORT}/"}
 
 
 class _Quiet(SimpleHTTPRequestHandler):
@@ -321,14 +328,13 @@ def server(folder: Path, **settings: str) -> Iterator[Server]:
     if shutil.which("docker-compose") is None and shutil.which("docker") is None:
         pytest.skip("Docker is not installed")
     address = engine()
-    with wheels(address) as building:
-        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
-        running = Server(folder, address, settings, building)
-        try:
-            running.up()
-            yield running
-        finally:
-            running.close()
+    subprocess.run(["git", "clone", "--quiet", str(ROOT), str(folder)], check=True)
+    running = Server(folder, address, settings, wheels(address))
+    try:
+        running.up()
+        yield running
+    finally:
+        running.close()
 
 
 def until(condition: Callable[[], Any], seconds: float, what: str) -> Any:

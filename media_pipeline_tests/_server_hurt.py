@@ -127,7 +127,8 @@ class Stack:
 def installed(folder: Path, project: str, settings: dict[str, str]) -> Iterator[Stack]:
     """A server with its volumes on a file system of its own, where that can be had; all gone at the end."""
     address = _server.engine()
-    with _server.wheels(address) as building, _small_disk(folder / "disk") as disk:
+    building = _server.wheels(address)
+    with _small_disk(folder / "disk") as disk:
         clone = folder / "clone"
         subprocess.run(["git", "clone", "--quiet", str(_server.ROOT), str(clone)], check=True)
         server = Server(clone, address, settings, building, project)

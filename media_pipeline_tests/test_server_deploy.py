@@ -81,28 +81,27 @@ def test_install_then_again_then_a_newer_release(ssh: str, tmp_path: Path) -> No
     (tmp_path / "my.env").write_text(
         f"MEDIA_PIPELINE_SERVER__HTTP_PORT={ports[0]}\nMEDIA_PIPELINE_SERVER__HTTPS_PORT={ports[1]}\n"
     )
-    with _server.wheels(address) as building:
-        there = {"FOLDER": str(folder), "DOCKER_HOST": address, "COMPOSE_PROJECT_NAME": "media-pipeline-deployed"}
-        there |= building
-        try:
-            done = deploy(checkout, ssh, ENV=str(tmp_path / "my.env"), **there)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert f"https://localhost:{ports[1]}/" in done.stdout and "operator   " in done.stdout
-            secret = (folder / "secrets" / "media" / "postgres_password").read_text()
+    there = {"FOLDER": str(folder), "DOCKER_HOST": address, "COMPOSE_PROJECT_NAME": "media-pipeline-deployed"}
+    there |= _server.wheels(address)
+    try:
+        done = deploy(checkout, ssh, ENV=str(tmp_path / "my.env"), **there)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert f"https://localhost:{ports[1]}/" in done.stdout and "operator   " in done.stdout
+        secret = (folder / "secrets" / "media" / "postgres_password").read_text()
 
-            # Another release, with a file less and one more.
-            (checkout / "examples.txt").write_text("new\n")
-            for command in (
-                ["rm", "--quiet", "-r", "examples"],
-                ["add", "examples.txt"],
-                ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "newer"],
-            ):
-                subprocess.run(["git", *command], cwd=checkout, check=True)
-            done = deploy(checkout, ssh, **there)
-            assert done.returncode == 0, done.stdout + done.stderr
-            assert "upgraded to" in done.stdout and "operator   " not in done.stdout
-            assert (folder / "examples.txt").exists() and not (folder / "examples").exists()
-            assert (folder / "secrets" / "media" / "postgres_password").read_text() == secret
-            assert f"{ports[1]}" in (folder / ".env").read_text()
-        finally:
-            _server.take_away(address, there["COMPOSE_PROJECT_NAME"])
+        # Another release, with a file less and one more.
+        (checkout / "examples.txt").write_text("new\n")
+        for command in (
+            ["rm", "--quiet", "-r", "examples"],
+            ["add", "examples.txt"],
+            ["-c", "user.name=a", "-c", "user.email=a@example.org", "commit", "--quiet", "-m", "newer"],
+        ):
+            subprocess.run(["git", *command], cwd=checkout, check=True)
+        done = deploy(checkout, ssh, **there)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "upgraded to" in done.stdout and "operator   " not in done.stdout
+        assert (folder / "examples.txt").exists() and not (folder / "examples").exists()
+        assert (folder / "secrets" / "media" / "postgres_password").read_text() == secret
+        assert f"{ports[1]}" in (folder / ".env").read_text()
+    finally:
+        _server.take_away(address, there["COMPOSE_PROJECT_NAME"])
