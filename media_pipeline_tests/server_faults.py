@@ -128,7 +128,7 @@ def _set(offset: Path, seconds: int) -> None:
 
 @contextmanager
 def _own_clock(stack: Stack) -> Iterator[None]:
-    """Every program of the server asks a library of ours for the time of day. Containers have no clocks of their own."""
+    """Every program of the server asks a library of ours for the time of day. Containers have no clock of their own."""
     folder = stack.server.folder / "clock"
     folder.mkdir(exist_ok=True)
     source = Path(__file__).with_name("_server_clock.c")
