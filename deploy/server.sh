@@ -71,8 +71,12 @@ build() { # usage: build TAG
     [ -z "${BASE:-}" ] || given+=(--build-arg "BASE=$BASE")
     [ -z "${PIP_FIND_LINKS:-}" ] || given+=(--build-arg "PIP_FIND_LINKS=$PIP_FIND_LINKS")
     say "building images $1 (the first time takes some minutes)"
-    TAG=$1 compose build ${given[@]+"${given[@]}"} >.build.log 2>&1 ||
-        { tail -n 30 .build.log >&2; fail "the images could not be built; all of it is in .build.log"; }
+    # Every step in one line, so that somebody who waits sees that it goes on; the whole of it is in the file.
+    if ! TAG=$1 compose build ${given[@]+"${given[@]}"} 2>&1 | tee .build.log |
+        { grep --line-buffered -Eo '^(Building|Step [0-9]+/[0-9]+ : [A-Z]+|#[0-9]+ \[[^]]+\]).{0,60}' || true; }; then
+        tail -n 30 .build.log >&2
+        fail "the images could not be built; all of it is in .build.log"
+    fi
 }
 
 has_images() {
