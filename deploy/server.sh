@@ -125,8 +125,11 @@ states() { # "service state health" of each container of the project that should
 unwell() { states | grep -Ev '\|running\|.*\(healthy\)' || true; }
 
 wait_until_well() {
-    local deadline=$((SECONDS + WAIT_S)) left
+    local deadline=$((SECONDS + WAIT_S)) left waiting="" said=""
     while left=$(unwell) && [ -n "$left" ]; do
+        waiting=$(cut -d'|' -f1 <<<"$left" | paste -sd ' ')
+        [ "$waiting" = "$said" ] || say "waiting for $waiting"
+        said=$waiting
         if ((SECONDS > deadline)); then
             printf 'not well after %s s:\n%s\n' "$WAIT_S" "$left" >&2
             local service
