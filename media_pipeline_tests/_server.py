@@ -128,7 +128,7 @@ def wheels(address: str) -> dict[str, str]:
     They are served as long as this process lives. Another one that does so already will do.
     """
     folder = os.environ.get("PIP_FIND_LINKS", "")
-    if not Path(folder).is_dir():
+    if not folder or not Path(folder).is_dir():
         return {"PIP_FIND_LINKS": folder} if folder else {}
     shown = _docker(address, "network", "inspect", "bridge", "--format", "{{(index .IPAM.Config 0).Subnet}}")
     host = str(
