@@ -15,6 +15,7 @@ MIB, GIB = 1024**2, 1024**3
 # What the system itself takes of a server's memory: kernel, Docker, ssh, journal.
 SYSTEM_BYTES = GIB // 2
 _HOURS_PER_MONTH = 730
+CORES = {"8g": 4, "16g": 8, "32g": 16}  # of such servers as they are rented out
 _QUESTIONS = ("UI, first page", "UI, state of all assets", "UI, latest runs", "`sql`", "`search`")
 _DISK = ("results and originals", "Dagster's database", "images")
 
@@ -25,6 +26,7 @@ class Measured:
 
     size: str
     cores: float
+    run_memory: str
     limit_bytes: int
     files: int = 0
     megabytes: float = 0.0
@@ -115,7 +117,31 @@ def document(found: Sequence[Measured], prices: Mapping[str, float]) -> str:
         table=table,
         services=largest,
         system=_mb(SYSTEM_BYTES),
+        cores=os.cpu_count(),
+        run_memory=", ".join(f"{m.run_memory.upper()}B" for m in found),
+        sizes=", ".join(f"{size.removesuffix('g')} GB with {cores}" for size, cores in CORES.items()),
+        meaning=_meaning(found),
     )
+
+
+def _meaning(found: Sequence[Measured]) -> str:
+    """In sentences, from the smallest server."""
+    first = min(found, key=lambda m: (m.limit_bytes, -m.cores))
+    per_core = first.files_per_hour / first.cores
+    daily = per_core * 24
+    lines = [
+        f"- Processors decide how many files a server can take: some {per_core:,.0f} of this mix per hour and core, "
+        f"{daily:,.0f} a day here. With four cores that is about {4 * daily:,.0f} a day where it shares out as well as "
+        f"on {first.cores:g}; a thousand files keep such a server busy for {1000 / (4 * per_core):.1f} hours.",
+        f"- Memory decides whether it can work at all: the services take {_mb(first.busy.services)} at most, a run "
+        f"{_mb(first.busy.runs)}, together {_mb(first.busy.total)} of {_mb(first.limit_bytes)} on the smallest. More "
+        "memory does not make it faster; it is for larger models, for several hundred thousand media (scale.md) and "
+        "for the pages of files.",
+        "- Take 8 GB until one of these is so: runs are killed for lack of memory, a model that you want does not fit, "
+        "or the library grows beyond some 100,000 media. Take more cores when the queue is not empty in the "
+        "morning, or rent a GPU for the rush (gpu.md).",
+    ]
+    return "\n".join(lines)
 
 
 TEXT = """\
@@ -123,8 +149,35 @@ TEXT = """\
 
 Which server for how many files.
 
-Made by `python -m benchmarks.server --docs docs/sizing.md` on {date}, {machine}.
+Made by `python -m benchmarks.server --files {files} --docs docs/sizing.md` on {date}, {machine}.
 
 {table}
 
+## How it was measured
+
+Each column is a server of its own, started by `make up` from a clean clone. All of its containers, those of runs too,
+share one control group with the memory of such a server less {system} for its system, and with its processors. **This
+machine has {cores} cores**: a column says how many it had, and a server with more is faster than it says here. What
+the columns do show is whether the memory is enough and what more of it brings. A run may take {run_memory} of it
+(`MEDIA_PIPELINE_SERVER__RUN_MEMORY`).
+
+The standard mix is {files} files, {megabytes:.0f} MB, all synthetic. {mix} They are uploaded one after the other
+through the gateway, and the clock runs from the first byte to the last result: waiting for the watch folder, the
+start of the run and writing the results are in it, so that more files at once are faster per file. Models are those
+inside the packages (`MEDIA_PIPELINE_TIER=embedded`), speech is recognised as English (`MEDIA_PIPELINE_LANGUAGE=en`).
+Larger models change the figures: measure your own with `--files`.
+
+Meanwhile somebody looks at the UI through the gateway (the first page, the state of all assets, the latest runs: every
+two seconds) and asks `sql` and `search` by `docker exec` (every twelve), both also for a while before the files come.
+What these commands take is the start of a program for the most part; the queries themselves are in
+[scale.md](scale.md). Memory is that of processes and shared memory, twice a second, without the pages of files, which
+the system takes back. At its peak: {services}.
+
+EUR per 1,000 files is the price of a month over the files of a month in which the server never rests; one that is busy
+an hour a day costs 24 times as much per file, and could be smaller only in memory. Prices are assumptions
+(`--eur 8g=20`), as are the cores of the sizes: {sizes}.
+
+## What it means
+
+{meaning}
 """

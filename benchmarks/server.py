@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks._server_box import Box, boxed_engine
-from benchmarks._server_document import SYSTEM_BYTES, Measured, document, table_rows
+from benchmarks._server_document import CORES, SYSTEM_BYTES, Measured, document, table_rows
 from benchmarks._server_load import Questions, Watched
 from benchmarks._server_mix import make_mix, megabytes
 from media_pipeline_tests import _server
@@ -28,7 +28,6 @@ from media_pipeline_tests._server import ROOT, Server, until
 GIB = 1024**3
 PROJECT = "media-pipeline-sizing"
 SETTINGS = {"MEDIA_PIPELINE_LANGUAGE": "en", "MEDIA_PIPELINE_TIER": "embedded"}
-CORES = {"8g": 4, "16g": 8, "32g": 16}  # of such servers as they are rented out
 RUN_MEMORY = {"8g": "4g", "16g": "10g", "32g": "24g"}
 EUR_PER_MONTH = {"8g": 20.0, "16g": 35.0, "32g": 65.0}
 _IDLE_S = 90.0
@@ -39,15 +38,15 @@ def measure(size: str, files: Sequence[Path], engine: str) -> Measured:
     name, _, asked = size.partition("@")
     cores = min(float(asked or CORES[name]), os.cpu_count() or 1)
     limit = int(name.removesuffix("g")) * GIB - SYSTEM_BYTES
-    found = Measured(name, cores, limit, len(files), megabytes(files))
+    found = Measured(name, cores, RUN_MEMORY[name], limit, len(files), megabytes(files))
     folder = Path(tempfile.mkdtemp(prefix="server-sizing-", dir="/var/tmp"))
     box = Box(limit, cores)
     try:
-        with boxed_engine(engine, folder) as address, _server.wheels(engine) as building:
+        with boxed_engine(engine, folder) as address:
             clone = folder / "clone"
             subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
             settings = SETTINGS | {"MEDIA_PIPELINE_SERVER__RUN_MEMORY": RUN_MEMORY[name]}
-            server = Server(clone, address, settings, building, PROJECT)
+            server = Server(clone, address, settings, _server.wheels(engine), PROJECT)
             try:
                 began = time.monotonic()
                 server.up()
