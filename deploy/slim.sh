@@ -2,6 +2,7 @@
 # Takes out of the image's environment what no container of it needs: a third of a gigabyte of symbols, tests, headers and
 # files that only other uses of these packages have. Run where it was installed; ends with importing what was touched.
 set -eu
+rm -f .venv/.lock
 cd .venv/lib/python3.11/site-packages
 
 # What only compilers and test suites read.

@@ -100,6 +100,15 @@ def test_no_secret_stands_in_a_log_or_in_what_the_engine_says(analysed: Server) 
     assert not [secret for secret in secrets if secret in told]
 
 
+def test_no_program_in_the_images_gives_rights(running: Server) -> None:
+    images = running.docker("images", "--format", "{{.Repository}}:{{.Tag}}").split()
+    ours = [image for image in images if image.endswith(f":{tag(running)}")]
+    assert len(ours) >= 3
+    for image in ours:
+        look = ["--rm", "--network", "none", "--user", "0", "--entrypoint", "find", image]
+        assert not running.docker("run", *look, "/", "-xdev", "-type", "f", "-perm", "/6002"), image
+
+
 @pytest.mark.parametrize(
     "path",
     ["/", "/runs", "/graphql", "/upload/", "/upload/a.jpg", "/healthz", "/grafana/", "/prometheus/", "/alertmanager/"],
