@@ -53,10 +53,21 @@ CHECKS
 
 version=$(git describe --always --abbrev=12 HEAD)
 echo "sending $version"
-there "mkdir -p '$folder' && cd '$folder' && touch .sent && (grep -v '^\.env$' .sent || true) | tr '\n' '\0' | xargs -0 -r rm -f --" </dev/null
+there "mkdir -p '$folder'"
+git ls-tree -r --name-only -z HEAD | tr '\0' '\n' | there "cd '$folder' && cat >.sent.new"
 git archive --format=tar HEAD | there "tar -x -C '$folder'"
-# What was sent this time, so that the next time files that are gone here go there, too.
-git ls-tree -r --name-only -z HEAD | tr '\0' '\n' | there "cd '$folder' && cat >.sent && printf '%s\n' '$version' >.version"
+# What was sent the last time and is not among these is gone from the checkout, and goes there, too.
+there "folder='$folder' version='$version' bash -s" <<'TIDY'
+set -eu
+cd "$folder"
+touch .sent
+comm -23 <(sort .sent) <(sort .sent.new) | while IFS= read -r gone; do
+    rm -f -- "$gone"
+    case $gone in */*) rmdir -p --ignore-fail-on-non-empty -- "${gone%/*}" ;; esac
+done
+mv .sent.new .sent
+printf '%s\n' "$version" >.version
+TIDY
 if [ -n "${ENV:-}" ]; then
     there "cd '$folder' && if [ -e .env ]; then echo '  note: there is an .env already: it stays' >&2; else umask 077; cat >.env; fi" <"$ENV"
 fi
