@@ -224,7 +224,8 @@ class Storm:
             with fault.within(stack):
                 self._suffer(fault, files, found)
         except (AssertionError, subprocess.SubprocessError) as error:
-            found.error = str(error).strip().splitlines()[0][:200] if str(error).strip() else repr(error)
+            found.error = (str(error).strip() or repr(error)).splitlines()[-1][:200]
+            print(error, file=sys.stderr)
             found.stuck = stack.open_runs()
         return found
 
