@@ -162,6 +162,7 @@ def test_pictures_in_batches_of_any_size_give_the_same_vectors() -> None:
         assert np.allclose(clip.encode_images(pictures, batch=batch), alone, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_media_together_give_the_rows_of_media_alone() -> None:
     from media_pipeline.analyzers._spec import Medium
     from media_pipeline.analyzers.image_embeddings import ANALYZER, ImageEmbeddingsOptions

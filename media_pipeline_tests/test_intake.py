@@ -107,6 +107,7 @@ def test_hidden_folders_are_not_entered(home: Home) -> None:
     assert home.tick().new == []
 
 
+@pytest.mark.slow
 def test_folders_nested_deeper_than_pythons_stack(home: Home) -> None:
     folder, depth = os.open(home.inbox, os.O_RDONLY), 1200
     for _ in range(depth):

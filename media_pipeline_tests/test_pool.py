@@ -686,6 +686,7 @@ def test_what_went_there_and_came_back_is_told_to_who_pays(
     assert second[1] > first[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("waits", [False, True])
 def test_at_a_limit_of_the_budget_the_rest_is_done_here_or_waits(
     tiny: Tiny, make: Make, settings: Settings, pool: PoolOf, waits: bool

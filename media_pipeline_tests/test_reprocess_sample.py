@@ -64,6 +64,7 @@ def test_a_sample_is_spread_over_all(count: int, expected_ids: list[str]) -> Non
     assert sample_of(["a", "b", "c", "d"], count) == expected_ids
 
 
+@pytest.mark.slow
 def test_a_comparison_replaces_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path, monkeypatch)
     home.run()
@@ -80,6 +81,7 @@ def test_a_comparison_replaces_nothing(tmp_path: Path, monkeypatch: pytest.Monke
     assert plan(pipeline, ["second"]).pairs.equals(stale.pairs)
 
 
+@pytest.mark.slow
 def test_what_fails_only_now_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     home = Home(tmp_path, monkeypatch)
     home.run()

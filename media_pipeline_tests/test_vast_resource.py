@@ -64,6 +64,7 @@ def run(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("setting", "tags", "config", "asked"),
     [
@@ -88,6 +89,7 @@ def test_configuration_goes_before_tags_before_settings(
     assert [entry for entry in runner.around if entry.startswith("place")] == [asked]
 
 
+@pytest.mark.slow
 def test_the_decision_and_its_price_stand_on_the_run(
     job: dg.JobDefinition, instance: dg.DagsterInstance, runner: ScriptedRunner
 ) -> None:
