@@ -61,6 +61,12 @@ class Box:
         name = "memory.usage_in_bytes" if self._is_old else "memory.current"
         return int((self._memory / name).read_text())
 
+    def cpu_s(self) -> float:
+        """Processor seconds of all its containers until now, those that are gone too."""
+        if self._is_old:
+            return int((_CGROUPS / "cpuacct" / _NAME / "cpuacct.usage").read_text()) / 1e9
+        return _values(self._cpu / "cpu.stat")["usage_usec"] / 1e6
+
     def killed(self) -> int:
         """Processes that were killed for lack of memory."""
         name = "memory.oom_control" if self._is_old else "memory.events"
@@ -68,7 +74,7 @@ class Box:
         return sum(int(_values(path).get("oom_kill", 0)) for path in files if path.exists())
 
     def close(self) -> None:
-        for folder in {self._memory, self._cpu}:
+        for folder in {self._memory, self._cpu, _CGROUPS / "cpuacct" / _NAME}:
             with suppress(OSError):
                 folder.rmdir()
 
@@ -80,6 +86,12 @@ class Box:
 
 def _values(path: Path) -> dict[str, int]:
     return {name: int(value) for name, value in (line.split() for line in path.read_text().splitlines())}
+
+
+def machine_cpu_s() -> float:
+    """Processor seconds that this machine has worked, whoever for."""
+    user, nice, system, _, _, irq, softirq = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:8])
+    return (user + nice + system + irq + softirq) / os.sysconf("SC_CLK_TCK")
 
 
 @contextmanager

@@ -33,6 +33,8 @@ class Measured:
     up_s: float = 0.0
     upload_s: float = 0.0
     done_s: float = 0.0  # from the first byte uploaded to the last result
+    cpu_s: float = 0.0  # processor seconds of all containers in that time
+    others_cores: float = 0.0  # processors that others on this machine had meanwhile
     idle: Memory = field(default_factory=Memory)
     busy: Memory = field(default_factory=Memory)
     by_service: Mapping[str, int] = field(default_factory=dict)
@@ -48,6 +50,15 @@ class Measured:
         return self.files / self.done_s * 3600
 
     @property
+    def cpu_s_per_file(self) -> float:
+        return self.cpu_s / self.files
+
+    @property
+    def most_per_hour(self) -> float:
+        """With the processors that such a server has, all of them at work; computed."""
+        return CORES[self.size] * 3600 / self.cpu_s_per_file
+
+    @property
     def title(self) -> str:
         return f"{self.size.removesuffix('g')} GB, {self.cores:g} cores".replace(" 1 cores", " 1 core")
 
@@ -59,10 +70,14 @@ def table_rows(found: Sequence[Measured], prices: Mapping[str, float]) -> list[l
         return [name, *values]
 
     rows = [
-        row("files per hour", [f"{m.files_per_hour:,.0f}" for m in found]),
-        row("files per day, if it never rests", [f"{m.files_per_hour * 24:,.0f}" for m in found]),
+        row("files per hour, measured", [f"{m.files_per_hour:,.0f}" for m in found]),
+        row("… with processors that others took meanwhile", [f"{m.others_cores:.1f}" for m in found]),
+        row("processor seconds per file", [f"{m.cpu_s_per_file:.1f}" for m in found]),
+        row("cores of such a server (assumed)", [str(CORES[m.size]) for m in found]),
+        row("files per hour with them, at most (computed)", [f"{m.most_per_hour:,.0f}" for m in found]),
         row("price per month (assumed)", [f"{prices[m.size]:g} EUR" for m in found]),
-        row("EUR per 1,000 files", [f"{eur_per_1000(m, prices):.2f}" for m in found]),
+        row("EUR per 1,000 files, as measured", [f"{eur(m, prices, m.files_per_hour):.2f}" for m in found]),
+        row("EUR per 1,000 files, at best (computed)", [f"{eur(m, prices, m.most_per_hour):.2f}" for m in found]),
         row("start: `make up` until all is well", [f"{m.up_s:.0f} s" for m in found]),
         row("upload", [f"{m.megabytes / m.upload_s:.0f} MB/s" for m in found]),
     ]
@@ -98,8 +113,9 @@ def _mb(count: float) -> str:
     return f"{count / MIB:,.0f} MB"
 
 
-def eur_per_1000(measured: Measured, prices: Mapping[str, float]) -> float:
-    return prices[measured.size] / (measured.files_per_hour * _HOURS_PER_MONTH) * 1000
+def eur(measured: Measured, prices: Mapping[str, float], per_hour: float) -> float:
+    """Per 1,000 files, where the server never rests."""
+    return prices[measured.size] / (per_hour * _HOURS_PER_MONTH) * 1000
 
 
 def document(found: Sequence[Measured], prices: Mapping[str, float]) -> str:
@@ -127,19 +143,19 @@ def document(found: Sequence[Measured], prices: Mapping[str, float]) -> str:
 def _meaning(found: Sequence[Measured]) -> str:
     """In sentences, from the smallest server."""
     first = min(found, key=lambda m: (m.limit_bytes, -m.cores))
-    per_core = first.files_per_hour / first.cores
-    daily = per_core * 24
+    cores = CORES[first.size]
     lines = [
-        f"- Processors decide how many files a server can take: some {per_core:,.0f} of this mix per hour and core, "
-        f"{daily:,.0f} a day here. With four cores that is about {4 * daily:,.0f} a day where it shares out as well as "
-        f"on {first.cores:g}; a thousand files keep such a server busy for {1000 / (4 * per_core):.1f} hours.",
+        f"- Processors decide how many files a server takes: each file of this mix is {first.cpu_s_per_file:.0f} "
+        f"processor seconds. {cores} cores are {first.most_per_hour:,.0f} files an hour at most, "
+        f"{first.most_per_hour * 24:,.0f} a day; a thousand files keep them busy for "
+        f"{1000 / first.most_per_hour:.1f} hours.",
         f"- Memory decides whether it can work at all: the services take {_mb(first.busy.services)} at most, a run "
         f"{_mb(first.busy.runs)}, together {_mb(first.busy.total)} of {_mb(first.limit_bytes)} on the smallest. More "
         "memory does not make it faster; it is for larger models, for several hundred thousand media (scale.md) and "
         "for the pages of files.",
         "- Take 8 GB until one of these is so: runs are killed for lack of memory, a model that you want does not fit, "
-        "or the library grows beyond some 100,000 media. Take more cores when the queue is not empty in the "
-        "morning, or rent a GPU for the rush (gpu.md).",
+        "or the library grows beyond some 100,000 media. Take more cores when the queue is not empty in the morning, "
+        "or rent a GPU for the rush (gpu.md).",
     ]
     return "\n".join(lines)
 
@@ -156,10 +172,10 @@ Made by `python -m benchmarks.server --files {files} --docs docs/sizing.md` on {
 ## How it was measured
 
 Each column is a server of its own, started by `make up` from a clean clone. All of its containers, those of runs too,
-share one control group with the memory of such a server less {system} for its system, and with its processors. **This
-machine has {cores} cores**: a column says how many it had, and a server with more is faster than it says here. What
-the columns do show is whether the memory is enough and what more of it brings. A run may take {run_memory} of it
-(`MEDIA_PIPELINE_SERVER__RUN_MEMORY`).
+share one control group with the memory of such a server less {system} for its system. **This machine has {cores}
+cores**, fewer than such servers: so the columns show what memory brings, and what more cores bring is computed from
+the processor seconds that all containers used, as if the work shared out evenly. It does not quite: the start of a run
+and its last steps use one core. A run may take {run_memory} of memory (`MEDIA_PIPELINE_SERVER__RUN_MEMORY`).
 
 The standard mix is {files} files, {megabytes:.0f} MB, all synthetic. {mix} They are uploaded one after the other
 through the gateway, and the clock runs from the first byte to the last result: waiting for the watch folder, the
@@ -168,7 +184,7 @@ inside the packages (`MEDIA_PIPELINE_TIER=embedded`), speech is recognised as En
 Larger models change the figures: measure your own with `--files`.
 
 Meanwhile somebody looks at the UI through the gateway (the first page, the state of all assets, the latest runs: every
-two seconds) and asks `sql` and `search` by `docker exec` (every twelve), both also for a while before the files come.
+four seconds) and asks `sql` and `search` by `docker exec` (every thirty), both also for a while before the files come.
 What these commands take is the start of a program for the most part; the queries themselves are in
 [scale.md](scale.md). Memory is that of processes and shared memory, twice a second, without the pages of files, which
 the system takes back. At its peak: {services}.

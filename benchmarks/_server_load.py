@@ -15,7 +15,8 @@ import httpx
 from benchmarks._server_box import Box
 from media_pipeline_tests._server import Server
 
-_PAGE_EVERY_S, _COMMAND_EVERY_S, _MEMORY_EVERY_S = 2.0, 12.0, 0.5
+# Rarely enough that asking does not become the load: a command takes seconds of a processor to start.
+_PAGE_EVERY_S, _COMMAND_EVERY_S, _MEMORY_EVERY_S = 4.0, 30.0, 0.5
 _ASSETS = "query { assetNodes { id assetKey { path } partitionStats { numMaterialized numPartitions numFailed } } }"
 _RUNS = "query { runsOrError(limit: 25) { ... on Runs { results { runId status startTime endTime } } } }"
 _SQL = "SELECT kind, count(*) AS n FROM media GROUP BY kind ORDER BY n DESC"

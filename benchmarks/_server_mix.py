@@ -21,7 +21,7 @@ SCAN_PX = (1654, 2339)  # A4 at 200 dpi
 VIDEO_PX, VIDEO_S = (1280, 720), 20.0
 RECORDING_S = 60.0
 DESCRIPTION = (
-    f"Of twenty files six are photos ({PHOTO_PX[0]} × {PHOTO_PX[1]} px, JPEG, every other one with a face), six scans "
+    f"Of twenty files six are photos ({PHOTO_PX[0]} × {PHOTO_PX[1]} px, JPEG, two of three with a face), six scans "
     f"of A4 pages at 200 dpi with twenty lines of text, five videos ({VIDEO_S:.0f} s, {VIDEO_PX[1]}p, 25 fps, with a "
     f"title and speech) and three recordings of speech ({RECORDING_S:.0f} s)."
 )
@@ -30,14 +30,27 @@ _ORDER += " video recording"
 
 
 def make_mix(folder: Path, count: int) -> list[Path]:
+    """What is in the folder already is not made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    makers = {"photo": _photo, "scan": _scan, "video": _video, "recording": _recording}
+    makers = {
+        "photo": (_photo, "jpg"),
+        "scan": (_scan, "jpg"),
+        "video": (_video, "mp4"),
+        "recording": (_recording, "wav"),
+    }
     kinds = _ORDER.split()
-    return [makers[kinds[n % len(kinds)]](folder, n) for n in range(count)]
+    made = []
+    for n in range(count):
+        kind = kinds[n % len(kinds)]
+        make, suffix = makers[kind]
+        path = folder / f"{kind}-{n:04d}.{suffix}"
+        if not path.exists():
+            make(path, n)
+        made.append(path)
+    return made
 
 
-def _photo(folder: Path, n: int) -> Path:
-    path = folder / f"photo-{n:04d}.jpg"
+def _photo(path: Path, n: int) -> None:
     view = np.roll(landscape(n % 4), 223 * n, axis=1) // (1 + n % 3)
     view = np.ascontiguousarray(view[:, :: -1 if n % 2 else 1])
     large: Picture = np.asarray(cv2.resize(view, PHOTO_PX, interpolation=cv2.INTER_LINEAR), np.uint8)
@@ -45,29 +58,22 @@ def _photo(folder: Path, n: int) -> Path:
         face = np.asarray(cv2.resize(portrait((ANNA, BRUNO)[n // 2 % 2], shift=n % 7 - 3), (1024, 1280)), np.uint8)
         paste(large, face, 400 + 37 * n % 2000, 900)
     write_photo(path, large, captured_at=datetime(2025, 1, 1, 9, 0, 0) + timedelta(hours=7 * n))
-    return path
 
 
-def _scan(folder: Path, n: int) -> Path:
-    path = folder / f"scan-{n:04d}.jpg"
+def _scan(path: Path, n: int) -> None:
     lines = [LINES[(n + k) % len(LINES)].format(n=4000 + 20 * n + k) for k in range(20)]
     paper, ink = PAPERS[n % 2 * 3], INKS[n % 2 * 3]
     page = render_slide(lines, title=f"Vorgang {n}", size=SCAN_PX, text_px=44, paper=paper, ink=ink)
     write_picture(path, page)
-    return path
 
 
-def _video(folder: Path, n: int) -> Path:
-    path = folder / f"video-{n:04d}.mp4"
+def _video(path: Path, n: int) -> None:
     titles = [line.format(n=4000 + n) for line in LINES[n % 6 : n % 6 + 2]]
     write_footage(path, size=VIDEO_PX, seconds=VIDEO_S, titles=titles, sound=_talk(VIDEO_S, n), seed=n)
-    return path
 
 
-def _recording(folder: Path, n: int) -> Path:
-    path = folder / f"recording-{n:04d}.wav"
+def _recording(path: Path, n: int) -> None:
     write_wav(path, _talk(RECORDING_S, n))
-    return path
 
 
 def _talk(seconds: float, n: int) -> Samples:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks._server_box import Box, boxed_engine
+from benchmarks._server_box import Box, boxed_engine, machine_cpu_s
 from benchmarks._server_document import CORES, SYSTEM_BYTES, Measured, document, table_rows
 from benchmarks._server_load import Questions, Watched
 from benchmarks._server_mix import make_mix, megabytes
@@ -30,7 +30,7 @@ PROJECT = "media-pipeline-sizing"
 SETTINGS = {"MEDIA_PIPELINE_LANGUAGE": "en", "MEDIA_PIPELINE_TIER": "embedded"}
 RUN_MEMORY = {"8g": "4g", "16g": "10g", "32g": "24g"}
 EUR_PER_MONTH = {"8g": 20.0, "16g": 35.0, "32g": 65.0}
-_IDLE_S = 90.0
+_SETTLED_S, _IDLE_S = 30.0, 45.0
 _DONE_S = 7200.0
 
 
@@ -63,15 +63,20 @@ def measure(size: str, files: Sequence[Path], engine: str) -> Measured:
 
 
 def _work(server: Server, box: Box, files: Sequence[Path], found: Measured) -> None:
-    with Watched(server, box) as idle, Questions(server) as asked:
+    time.sleep(_SETTLED_S)
+    with Watched(server, box) as idle:
         time.sleep(_IDLE_S)
+    with Questions(server) as asked:
+        time.sleep(2 * _IDLE_S)
     found.idle, found.idle_latencies = idle.peak, asked.latencies
     with Watched(server, box) as busy, Questions(server) as asked:
-        began = time.monotonic()
+        began, cpu, machine = time.monotonic(), box.cpu_s(), machine_cpu_s()
         server.upload(files)
         found.upload_s = time.monotonic() - began
         until(lambda: _is_done(server, len(files)), _DONE_S, "everything is analysed")
         found.done_s = time.monotonic() - began
+        found.cpu_s = box.cpu_s() - cpu
+        found.others_cores = max(0.0, machine_cpu_s() - machine - found.cpu_s) / found.done_s
     found.busy, found.by_service, found.latencies = busy.peak, busy.by_service, asked.latencies
     found.with_caches, found.killed = busy.with_caches, box.killed()
     status = server.status()
@@ -115,12 +120,13 @@ def main() -> None:
     parser.add_argument("--files", type=int, default=60, help="of the standard mix")
     parser.add_argument("--sizes", nargs="+", default=list(CORES), help="8g, 16g, 32g; 8g@1: with one processor")
     parser.add_argument("--eur", nargs="*", default=[], metavar="SIZE=EUR", help="price of a server per month")
+    parser.add_argument("--media", type=Path, help="folder that keeps the files of the mix for the next time")
     parser.add_argument("--docs", type=Path, help="write the tables to this file")
     arguments = parser.parse_args()
     for name in [name for name in os.environ if name.startswith(("MEDIA_PIPELINE_", "DAGSTER_"))]:
         del os.environ[name]
     prices = EUR_PER_MONTH | {size: float(eur) for size, _, eur in (given.partition("=") for given in arguments.eur)}
-    folder = Path(tempfile.mkdtemp(prefix="server-mix-"))
+    folder = arguments.media or Path(tempfile.mkdtemp(prefix="server-mix-"))
     try:
         files = make_mix(folder, arguments.files)
         found = []
@@ -129,7 +135,8 @@ def main() -> None:
             for row in table_rows(found[-1:], prices):
                 print(f"| {' | '.join(row)} |", flush=True)
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        if not arguments.media:
+            shutil.rmtree(folder, ignore_errors=True)
     if arguments.docs:
         arguments.docs.write_text(document(found, prices), encoding="utf-8")
 
