@@ -54,11 +54,12 @@ def _put_right(instance: dg.DagsterInstance, state: InstigatorState, now: float)
 
 
 def _watch() -> None:
+    instance: dg.DagsterInstance | None = None
     while True:
         time.sleep(_LOOK_EVERY_S)
         try:
-            with dg.DagsterInstance.get() as instance:
-                found = forget_the_future(instance, time.time())
+            instance = instance or dg.DagsterInstance.get()
+            found = forget_the_future(instance, time.time())
         except Exception as error:  # of whatever database: the daemon itself tells of it, and the next look comes
             print(f"clock: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
             continue
