@@ -7,6 +7,7 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from textwrap import fill
 
 from benchmarks._server_load import Latencies, Memory
 from benchmarks._server_mix import DESCRIPTION
@@ -124,7 +125,7 @@ def document(found: Sequence[Measured], prices: Mapping[str, float]) -> str:
     table = "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
     services = max(found, key=lambda m: m.busy.services).by_service
     largest = ", ".join(f"{name} {_mb(n)}" for name, n in sorted(services.items(), key=lambda item: -item[1]))
-    return TEXT.format(
+    text = TEXT.format(
         date=datetime.now(UTC).date(),
         machine=f"{platform.machine()}, {os.cpu_count()} cores",
         files=found[0].files,
@@ -138,6 +139,24 @@ def document(found: Sequence[Measured], prices: Mapping[str, float]) -> str:
         sizes=", ".join(f"{size.removesuffix('g')} GB with {cores}" for size, cores in CORES.items()),
         meaning=_meaning(found),
     )
+    return wrapped(text)
+
+
+def wrapped(text: str) -> str:
+    """Paragraphs and points in lines of at most 120 characters; tables and headings as they are."""
+    parts = []
+    for part in text.strip().split("\n\n"):
+        if part.startswith(("|", "#")):
+            parts.append(part)
+            continue
+        points = part.split("\n") if part.startswith("- ") else [" ".join(part.split("\n"))]
+        parts.append("\n".join(_filled(point) for point in points))
+    return "\n\n".join(parts) + "\n"
+
+
+def _filled(text: str) -> str:
+    indent = "  " if text.startswith("- ") else ""
+    return fill(text, 120, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False)
 
 
 def _meaning(found: Sequence[Measured]) -> str:
