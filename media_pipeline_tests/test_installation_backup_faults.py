@@ -57,8 +57,8 @@ def test_a_killed_backup_leaves_whole_snapshots_and_the_next_goes_on(
     installation.add(media=8, size=4_000_000)
     before = installation.stored_bytes()
     shutil.copytree(installation.repository / "data", tmp_path / "data-before")
-    # Slow enough to be met while it sends, on a busy machine too: it would take a minute.
-    process = start(installation, "backup", backup_upload_kib_s=500)
+    # Slow enough to be met while it sends, on a busy machine too: it would take twenty seconds.
+    process = start(installation, "backup", backup_upload_kib_s=1500)
     try:
         wait_for(lambda: process.poll() is not None or installation.stored_bytes() > before + 2_000_000, "sending")
         restic = sending(installation, process)

@@ -137,7 +137,7 @@ def test_the_container_makes_up_for_the_first_night_and_ends_when_asked(installa
 @needs_restic
 def test_a_container_that_is_stopped_in_the_middle_leaves_nothing(installation: Installation) -> None:
     installation.add(media=8, size=4_000_000)
-    process = start(installation, "schedule", backup_upload_kib_s=500)
+    process = start(installation, "schedule", backup_upload_kib_s=1500)
     try:
         wait_for(lambda: process.poll() is not None or installation.stored_bytes() > 2_000_000, "sending")
         assert installation.stage.exists()
