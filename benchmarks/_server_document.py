@@ -77,8 +77,11 @@ def table_rows(found: Sequence[Measured], prices: Mapping[str, float]) -> list[l
         row("cores of such a server (assumed)", [str(CORES[m.size]) for m in found]),
         row("files per hour with them, at most (computed)", [f"{m.most_per_hour:,.0f}" for m in found]),
         row("price per month (assumed)", [f"{prices[m.size]:g} EUR" for m in found]),
-        row("EUR per 1,000 files, as measured", [f"{eur(m, prices, m.files_per_hour):.2f}" for m in found]),
-        row("EUR per 1,000 files, at best (computed)", [f"{eur(m, prices, m.most_per_hour):.2f}" for m in found]),
+        row(
+            "EUR per 1,000 files, with the cores it had here",
+            [f"{eur(m, prices, m.files_per_hour):.3f}" for m in found],
+        ),
+        row("EUR per 1,000 files, at best (computed)", [f"{eur(m, prices, m.most_per_hour):.3f}" for m in found]),
         row("start: `make up` until all is well", [f"{m.up_s:.0f} s" for m in found]),
         row("upload", [f"{m.megabytes / m.upload_s:.0f} MB/s" for m in found]),
     ]
@@ -194,7 +197,9 @@ Each column is a server of its own, started by `make up` from a clean clone. All
 share one control group with the memory of such a server less {system} for its system. **This machine has {cores}
 cores**, fewer than such servers: so the columns show what memory brings, and what more cores bring is computed from
 the processor seconds that all containers used, as if the work shared out evenly. It does not quite: the start of a run
-and its last steps use one core. A run may take {run_memory} of memory (`MEDIA_PIPELINE_SERVER__RUN_MEMORY`).
+and its last steps use one core. Work of others on the machine, which the table names, slows a column down and makes
+its processor seconds dearer: where columns differ in them, the lowest is nearest to the truth. A run may take
+{run_memory} of memory (`MEDIA_PIPELINE_SERVER__RUN_MEMORY`).
 
 The standard mix is {files} files, {megabytes:.0f} MB, all synthetic. {mix} They are uploaded one after the other
 through the gateway, and the clock runs from the first byte to the last result: waiting for the watch folder, the
