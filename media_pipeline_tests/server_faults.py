@@ -36,7 +36,7 @@ SETTINGS = {
     "MEDIA_PIPELINE_SETTLE_S": "1",
     "MEDIA_PIPELINE_MIN_FREE_BYTES": str(256 * 1024**2),
 }
-PROJECT = "media-pipeline-faults"
+PROJECT = "media-pipeline-faulty"
 WELL_S, DONE_S, BEGUN_S = 420.0, 1500.0, 420.0
 
 
