@@ -26,7 +26,7 @@ from media_pipeline_tests import _server
 from media_pipeline_tests._server import ROOT, Server, until
 
 GIB = 1024**3
-PROJECT = "media-pipeline-sizing"
+PROJECT = f"media-pipeline-sizing-{os.getpid()}"
 SETTINGS = {"MEDIA_PIPELINE_LANGUAGE": "en", "MEDIA_PIPELINE_TIER": "embedded"}
 RUN_MEMORY = {"8g": "4g", "16g": "10g", "32g": "24g"}
 EUR_PER_MONTH = {"8g": 20.0, "16g": 35.0, "32g": 65.0}
