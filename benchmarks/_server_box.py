@@ -17,7 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _CGROUPS = Path("/sys/fs/cgroup")
-_NAME = f"mediapipelinesizing{os.getpid()}.slice"  # systemd, where it manages the groups, wants such a name, and sees a path in dashes
+# systemd, where it manages the groups, wants such a name, and sees a path in dashes.
+_NAME = f"mediapipelinesizing{os.getpid()}.slice"
 _PERIOD_US = 100_000
 _CREATE = re.compile(rb"^POST (/v[\d.]+)?/containers/create[ ?]")
 _HEAD_BYTES = 64 * 1024
