@@ -116,13 +116,14 @@ class World:
 
     def tick(self, at: datetime = IN_THE_NIGHT) -> dg.RunRequest | None:
         """What it asks for; a skip is None, its reason in `said`."""
-        context = dg.build_schedule_context(
+        # Closed at once: left to the garbage collector it would put back, long after, an instance that is gone.
+        with dg.build_schedule_context(
             instance=self.instance,
             scheduled_execution_time=at,
             resources={"pipeline": PipelineResource()},
             repository_def=defs.get_repository_def(),
-        )
-        found = self.schedule(context)
+        ) as context:
+            found = self.schedule(context)
         self.said = found.skip_message if isinstance(found, dg.SkipReason) else ""
         return None if isinstance(found, dg.SkipReason) else found
 
