@@ -28,8 +28,8 @@ from media_pipeline_tests._gateway import OPERATOR, ROOT, VIEWER, Stack, basic, 
 sys.path.insert(0, str(ROOT / "deploy"))
 
 from gateway import inbox as inbox_module
+from gateway import upload
 from gateway.inbox import PARTS, Inbox
-from gateway.upload import Server
 
 TUS = {"Tus-Resumable": "1.0.0", "X-Auth-User": "olga"}
 PATCH = TUS | {"Content-Type": "application/offset+octet-stream"}
@@ -42,7 +42,7 @@ class Service:
         limits = {"min_free_bytes": 0, "max_file_bytes": 1 << 30} | limits
         self.inbox = Inbox(root, **limits)
         self.inbox.prepare()
-        self.server = Server(("127.0.0.1", 0), self.inbox)
+        self.server = upload.made(("127.0.0.1", 0), self.inbox)
         threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
         self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.server.server_port}", timeout=30, trust_env=False)
 

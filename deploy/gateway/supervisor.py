@@ -130,25 +130,26 @@ def _pass_on(stream: IO[str], target: IO[str]) -> None:
 
 
 def rotate(settings: Settings, nginx: subprocess.Popen[str]) -> None:
-    """Moves a full audit log away; the oldest of the files that are kept goes."""
+    """Moves a full audit log away, removes the oldest, and packs the one moved before.
+
+    Packed one rotation late: until each worker has opened the new log, it writes into the one that was moved.
+    """
     log = settings.logs / "audit.jsonl"
     if not log.exists() or log.stat().st_size < settings.audit_bytes:
         return
     # To the microsecond, so that names sort and never meet.
     stamp = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f".{time.time_ns() // 1000 % 1_000_000:06d}"
-    moved = settings.logs / f"audit-{stamp}.jsonl"
-    log.rename(moved)
+    log.rename(settings.logs / f"audit-{stamp}.jsonl")
     nginx.send_signal(signal.SIGUSR1)
     deadline = time.monotonic() + 10
     while not log.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    # Workers may write into the old file until each has opened the new one.
-    time.sleep(0.5)
-    packed = moved.with_suffix(".jsonl.gz")
-    part = packed.with_suffix(".part")
-    with moved.open("rb") as source, gzip.open(part, "wb", compresslevel=6) as sink:
-        shutil.copyfileobj(source, sink)
-    part.rename(packed)
-    moved.unlink()
     for old in sorted(settings.logs.glob("audit-*"))[: -settings.audit_files]:
         old.unlink()
+    for moved in sorted(settings.logs.glob("audit-*.jsonl"))[:-1]:
+        packed = moved.with_suffix(".jsonl.gz")
+        part = packed.with_suffix(".part")
+        with moved.open("rb") as source, gzip.open(part, "wb", compresslevel=6) as sink:
+            shutil.copyfileobj(source, sink)
+        part.rename(packed)
+        moved.unlink()
