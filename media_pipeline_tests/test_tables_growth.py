@@ -13,9 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable
 
-from media_pipeline.storage import _files
 from media_pipeline.storage import tables as tables_module
-from media_pipeline.storage._files import MERGED_BYTES, DataFile, MediaIndex, neighbours, size_class
+from media_pipeline.storage._files import MERGED_BYTES, DataFile, neighbours, size_class
 from media_pipeline.storage.tables import Tables
 
 SCHEMA = pa.schema([("media_id", pa.string()), ("text", pa.string())])
@@ -113,46 +112,6 @@ def test_threads_of_one_writer_pass_no_version_unseen(tables: Tables, monkeypatc
     assert failures == []
     found = tables.read("ocr")["media_id"].to_pylist()
     assert sorted(found) == sorted(["shared", *(f"{index}.{step}" for index in range(3) for step in range(4))])
-
-
-def test_which_media_a_written_file_holds_is_known_without_reading_it(
-    tables: Tables, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    read: list[Path] = []
-    real = _files._media_column
-
-    def reading(path: Path) -> pa.Array:
-        read.append(path)
-        return real(path)
-
-    monkeypatch.setattr(_files, "_media_column", reading)
-    for name in ("a", "b", "c"):
-        put(tables, [name])
-    assert read == []
-    put(tables, ["b"], "new")
-    assert tables.read("ocr")["text"].to_pylist() == ["x", "new", "x"]
-
-
-def test_files_are_found_by_their_media_however_many_there_were(tmp_path: Path) -> None:
-    """Against looking into each: media in several files at once, files that come and go, in no order."""
-    rng = np.random.default_rng(0)
-    index, held = MediaIndex(tmp_path), dict[str, set[str]]()
-    for number in range(300):
-        media = {f"m{n}" for n in rng.integers(0, 2_000, rng.integers(0, 40))}
-        name = f"{number:04d}"
-        index.add(name, pa.array(sorted(media) * 2, pa.string()))
-        held[name] = media
-        if number % 3:
-            del held[str(rng.choice(list(held)))]
-        current = [DataFile(name, 1) for name in held]
-        asked = [f"m{n}" for n in rng.integers(0, 2_200, 3)]
-        found = {file.name for file in index.holding(current, asked)}
-        assert found == {name for name, media in held.items() if media & set(asked)}
-    assert index.holding([DataFile(name, 1) for name in held], []) == []
-    assert len(index.holding([DataFile(name, 1) for name in held], None)) == len(held)
-    # What is asked is few sorted runs, and no longer what is gone.
-    assert len(index._runs) < 12
-    assert len(index._numbers) < 3 * len(held) + _files.MERGE_COUNT
 
 
 def test_the_log_does_not_grow_for_ever(tables: Tables, tmp_path: Path) -> None:

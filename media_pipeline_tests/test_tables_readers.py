@@ -12,6 +12,7 @@ import pytest
 from deltalake import DeltaTable
 
 from media_pipeline.storage import _files
+from media_pipeline.storage._media_index import media_hashes
 from media_pipeline.storage.tables import Tables
 
 SCHEMA = pa.schema([("media_id", pa.string()), ("text", pa.string())])
@@ -78,8 +79,8 @@ def test_rows_with_vectors_lie_in_small_groups(tmp_path: Path) -> None:
 
 
 def test_hashes_of_media_are_the_same_in_every_process() -> None:
-    assert _files.media_hashes(["a"]).tolist() == [3405396810240292928]
-    assert len(_files.media_hashes([])) == 0
+    assert media_hashes(["a"]).tolist() == [3405396810240292928]
+    assert len(media_hashes([])) == 0
     sha256 = "6a09e667f3bcc908" + 48 * "0"
-    assert _files.media_hashes([sha256, "a"]).tolist() == [0x6A09E667F3BCC908, 3405396810240292928]
-    assert _files.media_hashes(["f" * 64]).tolist() == [-1]
+    assert media_hashes([sha256, "a"]).tolist() == [0x6A09E667F3BCC908, 3405396810240292928]
+    assert media_hashes(["f" * 64]).tolist() == [-1]

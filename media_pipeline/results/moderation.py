@@ -29,7 +29,7 @@ from media_pipeline.results._moderation_judge import RANK, judge
 from media_pipeline.results._moderation_rules import RuleSet, load_rules, rules_from
 from media_pipeline.results._moderation_verdicts import TABLE, Verdicts
 from media_pipeline.results.alerts import channels, deliver
-from media_pipeline.storage._files import media_in
+from media_pipeline.storage._media_index import media_in
 from media_pipeline.storage.catalog import Catalog
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.moderation import Action, Decision, ModerationStore

@@ -1,11 +1,9 @@
-"""Parquet files of a table: writing whole ones, naming them, and knowing which media lie in which."""
+"""Parquet files of a table: writing whole ones, reading them, naming them, choosing those to be merged."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import threading
 import time
 import uuid
 from bisect import bisect_left
@@ -13,8 +11,6 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -35,10 +31,6 @@ MERGE_COUNT = 32
 MERGED_BYTES = 16 * MIB
 MERGE_CLASSES = (MERGED_BYTES // 16, MERGED_BYTES // 4)
 COMPACT_BELOW = MERGED_BYTES // 2
-_SHA256_DIGITS = 64
-
-Hashes = npt.NDArray[np.int64]
-Run = tuple[Hashes, npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,20 +122,6 @@ def _groups_holding(metadata: pq.FileMetaData, media_ids: Sequence[str]) -> Iter
             yield number
 
 
-def media_in(path: Path) -> list[str]:
-    """The media that have rows in a file."""
-    media: list[str] = _media_column(path).to_pylist()
-    return media
-
-
-def _media_column(path: Path) -> pa.Array:
-    """The media of a file as an array of strings, each once."""
-    with pq.ParquetFile(path, read_dictionary=["media_id"]) as file:
-        column = file.read(columns=["media_id"])["media_id"]
-    found = column.unify_dictionaries().chunks
-    return found[0].dictionary if found else pa.array([], pa.string())
-
-
 def order_of(name: str) -> str:
     """The part of a file's name that says when its rows were written first."""
     return name.partition("-")[0]
@@ -164,96 +142,6 @@ def neighbours(files: Iterable[DataFile]) -> list[list[DataFile]]:
             groups.append([])
             size = 0
     return [group for group in groups if len(group) > 1]
-
-
-class MediaIndex:
-    """Which files may hold rows of which media, exact but for hash collisions.
-
-    Statistics cannot tell: ids are hashes, so every file spans the whole range. Files never change, so what was read
-    once stays true; which files are current is asked of the table each time. 12 bytes per medium and table.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._lock = threading.RLock()
-        self._numbers: dict[str, int] = {}  # of the files that are known
-        # Sorted, each with the number of the file that holds it; every run is less than half as long as the one before
-        # it. So few are asked, however many files there are, and each medium has been sorted in a few times.
-        self._runs: list[Run] = []
-
-    def holding(self, files: Iterable[DataFile], media_ids: Collection[str] | None) -> list[DataFile]:
-        """Those of the files that may hold rows of these media; all if None."""
-        files = list(files)
-        if media_ids is None:
-            return files
-        wanted = np.sort(media_hashes(media_ids))
-        with self._lock:
-            for file in files:
-                if file.name not in self._numbers:
-                    self.add(file.name, _media_column(self._folder / file.name))
-            self._forget_all_but(files)
-            found = {number for run in self._runs for number in _owners(run, wanted)}
-            return [file for file in files if self._numbers[file.name] in found]
-
-    def add(self, name: str, media: pa.Array | pa.ChunkedArray) -> None:
-        """What a new file holds: said by who has written it, it need not be read again."""
-        hashes = np.sort(media_hashes(media.unique()))
-        with self._lock:
-            number = self._numbers[name] = max(self._numbers.values(), default=-1) + 1
-            self._runs.append((hashes, np.full(len(hashes), number, np.int32)))
-            while len(self._runs) > 1 and len(self._runs[-2][0]) <= 2 * len(self._runs[-1][0]):
-                self._runs.append(_merged(self._runs.pop(), self._runs.pop()))
-
-    def _forget_all_but(self, files: Sequence[DataFile]) -> None:
-        """Once most of the known files are gone: each costs a look at every one of its media."""
-        if len(self._numbers) <= 2 * len(files) + MERGE_COUNT:
-            return
-        self._numbers = {file.name: self._numbers[file.name] for file in files}
-        current = np.fromiter(self._numbers.values(), np.int32)
-        kept = [np.isin(numbers, current) for _, numbers in self._runs]
-        self._runs = [(hashes[k], numbers[k]) for (hashes, numbers), k in zip(self._runs, kept, strict=True)]
-
-
-def _merged(one: Run, other: Run) -> Run:
-    hashes = np.concatenate([one[0], other[0]])
-    order = np.argsort(hashes, kind="stable")  # of two sorted halves: one pass
-    return hashes[order], np.concatenate([one[1], other[1]])[order]
-
-
-def _owners(run: Run, wanted: Hashes) -> list[int]:
-    """Numbers of the files that hold one of these media."""
-    hashes, numbers = run
-    first = np.searchsorted(hashes, wanted)
-    counts = np.searchsorted(hashes, wanted, side="right") - first
-    # From each medium's first place on, as many places as it has.
-    places = np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-    owners: list[int] = np.unique(numbers[places]).tolist()
-    return owners
-
-
-def media_hashes(media_ids: Collection[str] | pa.Array) -> Hashes:
-    """64 bits of each id, the same in every process and version.
-
-    An id of 64 digits is a SHA-256, as those of all media are, and its own best hash: the first 16 digits of all of
-    them are read at once.
-    """
-    ids = media_ids if isinstance(media_ids, pa.Array) else pa.array(list(media_ids), pa.string())
-    hashed = np.asarray(pc.equal(pc.binary_length(ids), _SHA256_DIGITS), bool)
-    found = np.empty(len(ids), np.int64)
-    found[hashed] = _first_digits(ids.filter(pa.array(hashed)))
-    others = ids.filter(pa.array(~hashed)).to_pylist()
-    digests = b"".join(hashlib.blake2b(m.encode(), digest_size=8).digest() for m in others)
-    found[~hashed] = np.frombuffer(digests, "<i8")
-    return found
-
-
-def _first_digits(ids: pa.Array) -> Hashes:
-    """The first 16 hexadecimal digits of ids of 64, as numbers."""
-    joined = "".join(pc.utf8_slice_codeunits(ids, 0, 16).to_pylist()).encode("ascii", "replace")
-    digits = np.frombuffer(joined, np.uint8).reshape(-1, 16).astype(np.int64)
-    values = np.where(digits > ord("9"), digits - (ord("a") - 10), digits - ord("0"))
-    numbers: npt.NDArray[np.int64] = np.bitwise_or.reduce(values << np.arange(60, -1, -4), axis=1)
-    return numbers
 
 
 def stored_schema(schema: pa.Schema) -> pa.Schema:

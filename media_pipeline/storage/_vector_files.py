@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from media_pipeline.storage._files import media_hashes
+from media_pipeline.storage._media_index import media_hashes
 
 Vectors = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from media_pipeline.storage._files import media_hashes
+from media_pipeline.storage._media_index import media_hashes
 from media_pipeline.storage._vector_cells import FLAT, QUERIES, RECALL_AT, Cells, probes_for
 from media_pipeline.storage._vector_files import CELLS, VECTORS, Ints, State, Vectors, open_rows
 

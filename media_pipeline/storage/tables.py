@@ -30,7 +30,6 @@ from media_pipeline.storage._files import (
     MERGE_CLASSES,
     MERGE_COUNT,
     DataFile,
-    MediaIndex,
     declared_schema,
     drop_log_before,
     fitted,
@@ -42,6 +41,7 @@ from media_pipeline.storage._files import (
     stored_schema,
     write_file,
 )
+from media_pipeline.storage._media_index import MediaIndex
 from media_pipeline.storage._snapshot import CHECKPOINT_COMMITS, EXACT, Seen, Snapshot, commit
 from media_pipeline.storage.disk import disk_full_explained
 
@@ -224,6 +224,7 @@ class Tables:
             removed = [path for path in (folder / Path(entry).name for entry in stale) if path not in kept]
             for path in removed:
                 path.unlink(missing_ok=True)
+            self._index(name).clean()
         return [str(path) for path in removed]
 
     def names(self) -> list[str]:

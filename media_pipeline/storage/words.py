@@ -24,8 +24,8 @@ from typing import Protocol, TypeVar
 import pyarrow as pa
 from filelock import FileLock
 
-from media_pipeline.storage._files import media_in
 from media_pipeline.storage._folding import INSIDE, MIN_INSIDE_CHARS, PREFIX, Term, parse_query, words
+from media_pipeline.storage._media_index import media_in
 from media_pipeline.storage._word_query import WordHit, hit_of, inside, whole
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.sqlite import Database, chunks, compact, marks
