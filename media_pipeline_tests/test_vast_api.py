@@ -61,8 +61,15 @@ def rent(vast: Vast, offer: Offer, label: str = "mp-1") -> int:
     return vast.create(offer, label=label, image="img", disk_gb=20, onstart="true", env={"A": "b"})
 
 
-def sent(standin: StandIn, method: str, path: str) -> list[dict[str, Any]]:
-    return [r for r in standin.market.requests if r["method"] == method and r["path"].startswith(path)]
+def sent(standin: StandIn, method: str, path: str, count: int) -> list[dict[str, Any]]:
+    """The requests there have been, which are to be so many: the last one is noted a moment after its answer."""
+    until = time.monotonic() + 10
+    while True:
+        found = [r for r in standin.market.requests if r["method"] == method and r["path"].startswith(path)]
+        if len(found) >= count or time.monotonic() > until:
+            assert len(found) == count
+            return found
+        time.sleep(0.01)
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, handler: Callable[[httpx.Request], httpx.Response], **how: Any) -> Vast:
@@ -107,7 +114,7 @@ def test_a_machine_from_offer_to_charge(standin: StandIn) -> None:
 def test_create_asks_for_what_the_field_manual_says(standin: StandIn) -> None:
     vast = client(standin)
     rent(vast, vast.search(ANY)[0])
-    (request,) = sent(standin, "PUT", "/api/v0/asks/")
+    (request,) = sent(standin, "PUT", "/api/v0/asks/", 1)
     body = request["json"]
     assert body["cancel_unavail"] is True
     assert body["runtype"] == "ssh_direct"
@@ -156,7 +163,7 @@ def test_all_pages_are_read(standin: StandIn) -> None:
     vast = client(standin)
     rented = {rent(vast, offer, f"mp-{number}") for number, offer in enumerate(vast.search(ANY)[:30])}
     assert {i.instance_id for i in vast.instances()} == rented
-    assert len(sent(standin, "GET", "/api/v1/instances")) == 2
+    assert sent(standin, "GET", "/api/v1/instances", 2)
 
 
 def row(number: int, **other: Any) -> dict[str, Any]:
@@ -224,7 +231,7 @@ def test_a_list_older_than_a_new_machine_is_noticed(standin: StandIn) -> None:
     standin.fault({"route": "list", "do": "stale_list"})
     machine = rent(vast, vast.search(ANY)[0])
     assert [i.instance_id for i in vast.instances()] == [machine]
-    assert len(sent(standin, "GET", "/api/v1/instances")) == 3
+    assert sent(standin, "GET", "/api/v1/instances", 3)
 
     standin.fault({"route": "list", "do": "stale_list", "times": -1})
     offers = vast.search(ANY)
@@ -280,10 +287,7 @@ def test_create_is_sent_once(standin: StandIn, fault: Any) -> None:
     with pytest.raises(CreateUnclear) as raised:
         rent(vast, offer)
     assert raised.value.instance_id is None
-    until = time.monotonic() + 10
-    while not sent(standin, "PUT", "/api/v0/asks/") and time.monotonic() < until:
-        time.sleep(0.02)  # a request is written down when it ends
-    assert len(sent(standin, "PUT", "/api/v0/asks/")) == 1
+    assert sent(standin, "PUT", "/api/v0/asks/", 1)
     if fault in ("drop_after", "fail_after", "malformed"):
         assert [i.label for i in vast.instances()] == ["mp-1"]
 
@@ -350,7 +354,7 @@ def test_a_request_to_rent_that_comes_too_early_has_rented_nothing(standin: Stan
     with pytest.raises(ProviderUnreachable) as raised:
         rent(vast, vast.search(ANY)[0])
     assert not isinstance(raised.value, CreateUnclear)
-    assert len(sent(standin, "PUT", "/api/v0/asks/")) == 1
+    assert sent(standin, "PUT", "/api/v0/asks/", 1)
 
 
 # ---- destroy
@@ -468,7 +472,7 @@ def test_the_key_never_goes_to_a_machine(standin: StandIn) -> None:
         vast.create(offer, label="x", image="i", disk_gb=20, onstart="true", env={"VAST_API_KEY": KEY})
     with pytest.raises(ContractViolation):
         vast.create(offer, label="x", image="i", disk_gb=20, onstart=" " * 5000, env={})
-    assert sent(standin, "PUT", "/api/v0/asks/") == []
+    assert sent(standin, "PUT", "/api/v0/asks/", 0) == []
 
 
 def test_redirects_are_not_followed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -540,7 +544,7 @@ def test_no_search_again_on_a_day_whose_searches_are_used_up(standin: StandIn, m
     for _ in range(2):
         with pytest.raises(RentalRefused, match="today"):
             client(standin, key="quota-key").search(ANY)
-    assert len(sent(standin, "POST", "/api/v0/bundles")) == 1
+    assert sent(standin, "POST", "/api/v0/bundles", 1)
     assert client(standin, key="quota-key").instances() == []  # all else goes on
 
 
