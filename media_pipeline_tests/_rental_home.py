@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from media_pipeline.cloud import booting, bootstrap, destruction, fleet, renter, watch
+from media_pipeline.cloud import _pacing, booting, bootstrap, destruction, fleet, renter, watch
 from media_pipeline.cloud.api import Vast
 from media_pipeline.cloud.budget import Attendance, caps
 from media_pipeline.cloud.fleet import RentedFleet, open_fleet
@@ -157,6 +157,7 @@ def quick(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(renter, "_LOOK_EVERY_S", 0.2)
     patch.setattr(renter, "_LOOK_FOR_S", 1.0)
     patch.setattr(destruction, "_FIRST_WAIT_S", 0.1)
+    patch.setattr(_pacing, "_LEAST_BACKOFF_S", 0.01)
 
 
 def ready(fleet_: RentedFleet, count: int = 1) -> tuple[Place, ...]:

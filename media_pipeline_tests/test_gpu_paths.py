@@ -121,8 +121,11 @@ CASES = {
 }
 
 
+SLOW = [name for name in CASES if "paddle" in name or name == "image_embeddings"]  # to import their libraries
+
+
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if "paddle" in name else name for name in CASES]
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in SLOW else name for name in CASES]
 )
 def test_declared_is_done(name: str, asked: list[Asked], tmp_path: Path, request: pytest.FixtureRequest) -> None:
     case = CASES[name]

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from media_pipeline.cloud import reaper
+from media_pipeline.cloud import _pacing, reaper
 from media_pipeline.cloud.reaper import Reaped, reap, why_unwanted
 from media_pipeline.config_gpu import Gpu
 from media_pipeline.storage import processes
@@ -30,7 +30,8 @@ def server() -> Iterator[StandIn]:
 
 
 @pytest.fixture
-def home(server: StandIn, tmp_path: Path) -> Iterator[Home]:
+def home(server: StandIn, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    monkeypatch.setattr(_pacing, "_LEAST_BACKOFF_S", 0.01)
     with server.market.lock:
         for instance in list(server.market.instances.values()):
             server.market.remove(instance)

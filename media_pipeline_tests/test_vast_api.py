@@ -16,6 +16,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from media_pipeline.cloud import _pacing
 from media_pipeline.cloud._pacing import asked_seconds, pacer
 from media_pipeline.cloud.api import CreateUnclear, OfferGone, Vast
 from media_pipeline.cloud.records import Charge, Instance, Offer
@@ -33,7 +34,8 @@ _made: list[Vast] = []
 
 
 @pytest.fixture(autouse=True)
-def _closed() -> Iterator[None]:
+def _closed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(_pacing, "_LEAST_BACKOFF_S", 0.01)
     yield
     while _made:
         _made.pop().close()
