@@ -252,6 +252,7 @@ def test_scattered_keys_are_run_in_adjacent_pieces(instance, job, keys) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_new_keys_become_partitions_in_their_order(instance, job) -> None:
     fresh = ["b-new", "a-new"]
     [ran] = execute_batch(instance, ScriptedRunner(), fresh, stages=["media"], job=job)

@@ -94,6 +94,7 @@ def test_any_span_is_the_same_as_in_the_whole(tmp_path: Path) -> None:
         assert all(len(block) == round(seconds * SAMPLE_RATE) for block in blocks[:-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0.7, 1.4, 2.1, 7.9, 11.1])
 def test_the_last_instants_can_be_read_alone(tmp_path: Path, seconds: float) -> None:
     """FFmpeg finds no frame to begin with in the last one of files that end in a short, quiet one."""

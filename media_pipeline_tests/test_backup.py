@@ -65,6 +65,7 @@ def test_what_can_be_made_again_is_left_out_unless_asked_for(home: BackupHome, t
     assert not {"indexes", "warehouse.duckdb"} & set(home.tops(whole))
 
 
+@pytest.mark.slow
 def test_rows_and_ledger_of_a_restored_home_are_those_of_the_first(home: BackupHome, tmp_path: Path) -> None:
     home.add("a", "d")
     for name in ("ocr", "analyses"):

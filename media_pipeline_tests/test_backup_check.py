@@ -157,6 +157,7 @@ def test_everything_of_before_a_day_goes_but_never_all() -> None:
         backup.older_than(three, NOW)
 
 
+@pytest.mark.slow
 def test_pruning_frees_what_only_old_snapshots_hold(home: BackupHome, tmp_path: Path) -> None:
     content(home.layout.inbox / "secret.jpg", b"secret" * 1000)
     home.take()

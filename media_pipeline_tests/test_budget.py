@@ -175,6 +175,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
         yield opened
 
 
+@pytest.mark.slow
 def test_ours_follow_the_providers_books(home: Home) -> None:
     renter = home.renter()
     machine = renter.rent()
@@ -199,6 +200,7 @@ def test_ours_follow_the_providers_books(home: Home) -> None:
     home.assert_clean()
 
 
+@pytest.mark.slow
 def test_books_that_cannot_be_read_change_nothing(home: Home) -> None:
     machine = home.renter().rent()
     before = home.leases.get(machine.lease.lease_id)

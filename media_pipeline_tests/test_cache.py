@@ -95,6 +95,7 @@ def test_leavings_of_killed_processes_are_removed_and_those_of_the_living_kept(c
     assert mine.exists()
 
 
+@pytest.mark.slow
 def test_it_stays_under_its_limit_while_two_processes_fill_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("media_pipeline.media.cache._IN_USE_S", 0.0)
     fill(Cache(tmp_path, 1 << 30), IDS[0])

@@ -48,6 +48,7 @@ def test_views_have_the_columns_of_the_contract(library: Library, view: str, fil
     assert asked(library, f"SELECT count(*) FROM {view}") == [(int(filled),)]
 
 
+@pytest.mark.slow
 def test_an_empty_view_has_the_types_of_a_filled_one(library: Library) -> None:
     empty = {view: asked(library, f"DESCRIBE {view}") for view in library.catalog.names}
     for view in VIEWS:
@@ -129,6 +130,7 @@ def test_times_are_utc_wherever_it_is_asked(library: Library) -> None:
 # ---------------------------------------------------------------------- warehouse.duckdb
 
 
+@pytest.mark.slow
 def test_an_outside_duckdb_reads_the_warehouse(library: Library) -> None:
     library.put_media("a", "b")
     library.put("duplicate_pairs", [{"media_id": "b", "other_id": "a"}])
@@ -153,6 +155,7 @@ def test_the_warehouse_can_be_attached_under_another_name(library: Library) -> N
         assert connection.execute("SELECT media_id FROM lib.media").fetchall() == [("a",)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["[x]* {y}", "it's", "ümläut #1"])
 def test_homes_with_characters_that_sql_and_globs_know(tmp_path: Path, name: str) -> None:
     library = Library(tmp_path / name)
@@ -187,6 +190,7 @@ def test_the_warehouse_survives_compaction_and_vacuum(library: Library) -> None:
     assert published(library, "SELECT count(*) FROM media") == [(3,)]
 
 
+@pytest.mark.slow
 def test_maintenance_leaves_only_what_the_new_warehouse_names(library: Library) -> None:
     for media_id in "abc":
         library.put("media", [{"media_id": media_id}])

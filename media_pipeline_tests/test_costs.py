@@ -114,6 +114,7 @@ def test_the_executor_reports_and_unloads(low_memory: bool, loads: int) -> None:
     assert (told[1].load_s is None) == (not low_memory)
 
 
+@pytest.mark.slow
 def test_a_process_that_has_grown_large_keeps_no_models(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[int] = []
     executor, spec = InProcessExecutor(1), _spec(loaded)

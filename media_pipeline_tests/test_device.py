@@ -31,6 +31,7 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_device, "_driver_cuda", lambda: (13, 0))
 
 
+@pytest.mark.slow
 def test_without_a_gpu_nothing_is_imported_to_say_so() -> None:
     code = """
 import sys

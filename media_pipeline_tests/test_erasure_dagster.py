@@ -125,6 +125,7 @@ def test_runs_and_backfills_that_have_a_medium_in_hand_are_named(sqlite_world: W
     assert memory.in_hand(KEYS) == []
 
 
+@pytest.mark.slow
 def test_events_of_no_run_are_forgotten_too(sqlite_world: World) -> None:
     announce(sqlite_world.instance, KEYS[:2])
     for key in KEYS[:2]:

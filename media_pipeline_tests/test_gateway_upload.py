@@ -176,6 +176,7 @@ def test_uploads_belong_to_who_has_begun_them(service: Service) -> None:
     assert list((service.inbox.root / PARTS).iterdir()) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [

@@ -197,6 +197,7 @@ def test_voices_in_batches_of_any_size_give_the_same_vectors(tmp_path: Path) -> 
     assert np.allclose(found[0], found[2], rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_lines_read_in_halves_are_the_same_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They stay padded to the widest of the whole batch: a line's score depends on that."""
     from media_pipeline.analyzers.ocr import ANALYZER, OcrOptions

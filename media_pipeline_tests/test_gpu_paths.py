@@ -170,6 +170,7 @@ def test_settings_keep_results_near_those_of_the_cpu(asked: list[Asked], tmp_pat
     assert settings["gpu_mem_limit"] == str(5000 * MIB)  # a quarter of what is free
 
 
+@pytest.mark.slow
 def test_torch_keeps_all_bits() -> None:
     from media_pipeline.analyzers._torch import import_torch
 

@@ -80,6 +80,7 @@ def test_the_oldest_leave_with_their_events_and_their_results_stay(graph, pipeli
     assert retire(instance, pipeline, 4).partitions == 0
 
 
+@pytest.mark.slow
 def test_who_is_in_hand_or_not_through_stays(pipeline, instance, keys) -> None:
     run = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.NOT_STARTED, tags=dict(range_tags(keys[:2])))
     media = pipeline.sources.by_partition(keys)
@@ -90,12 +91,14 @@ def test_who_is_in_hand_or_not_through_stays(pipeline, instance, keys) -> None:
     assert retirable(instance, pipeline, 6) == []
 
 
+@pytest.mark.slow
 def test_partitions_of_no_medium_leave(pipeline, instance, keys) -> None:
     announce(instance, ["made-by-hand"])
     assert retirable(instance, pipeline, 6) == ["made-by-hand"]
     assert retirable(instance, pipeline, 5) == ["made-by-hand", keys[0]]
 
 
+@pytest.mark.slow
 def test_it_waits_for_backfills(pipeline, instance, keys) -> None:
     backfill = PartitionBackfill(
         "b", BulkActionStatus.REQUESTED, from_failure=False, tags={}, backfill_timestamp=0.0, asset_selection=[]

@@ -44,6 +44,7 @@ def plain(similarity: npt.NDArray[np.float64], counts: npt.NDArray[np.int64], th
     return {frozenset(group) for group in groups}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_the_chain_finds_what_joining_the_nearest_pair_finds(seed: int) -> None:
     rng = np.random.default_rng(seed)

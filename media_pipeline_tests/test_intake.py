@@ -165,6 +165,7 @@ def test_the_library_beside_the_media_is_not_taken_in(home: Home, tmp_path: Path
 # -- complete or not ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_fresh_file_waits_and_is_taken_when_it_rested_across_restarts(home: Home, tmp_path: Path) -> None:
     path = home.write("a.jpg", b"half")
     assert home.tick().waiting == [path]
@@ -185,6 +186,7 @@ def test_a_file_moved_in_is_taken_at_once(home: Home, tmp_path: Path) -> None:
     assert names(home.tick()) == ["a.jpg"]
 
 
+@pytest.mark.slow
 def test_take_waits_until_a_file_is_complete(tmp_path: Path) -> None:
     home = Home(tmp_path, settle_s=0.4)
     path = home.write("a.jpg", b"")
@@ -204,6 +206,7 @@ def test_a_file_open_for_writing_is_not_complete_however_long_it_paused(tmp_path
     assert home.tick().new[0].bytes == 23
 
 
+@pytest.mark.slow
 def test_patience_ends(tmp_path: Path) -> None:
     home = Home(tmp_path, settle_s=600)
     path = home.write("log.mp4", b"x")

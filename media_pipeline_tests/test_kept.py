@@ -20,6 +20,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     return Home(tmp_path, monkeypatch)
 
 
+@pytest.mark.slow
 def test_an_option_changed_back_and_forth_computes_each_result_once(home: Home) -> None:
     assert home.values(home.run()) == [97, 98, 99]
     assert home.counted.taken() == BOTH
@@ -32,6 +33,7 @@ def test_an_option_changed_back_and_forth_computes_each_result_once(home: Home) 
         assert home.counted.taken() == []
 
 
+@pytest.mark.slow
 def test_what_is_put_back_is_said_to_be_restored_and_not_current(home: Home) -> None:
     home.run()
     home.run(scale=2.0)

@@ -216,6 +216,7 @@ labels:
 """
 
 
+@pytest.mark.slow
 def test_own_sets_and_the_fingerprint(tmp_path: Path) -> None:
     models, folder = store(tmp_path / "models"), tmp_path / "label_sets"
     shipped = choose(LabelsOptions(), models)
@@ -237,6 +238,7 @@ def test_own_sets_and_the_fingerprint(tmp_path: Path) -> None:
     assert [label.name for label in mine.labels] == ["dog"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("text", "cause"),
     [

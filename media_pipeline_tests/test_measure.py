@@ -13,6 +13,7 @@ from media_pipeline.media.measure import Measured, measure
 from media_pipeline_tests import _synth
 
 
+@pytest.mark.slow
 def test_the_kind_and_length_of_media_without_decoding_them(tmp_path: Path) -> None:
     clip = _synth.movie(tmp_path / "clip.mp4", [_synth.scene(1, i) for i in range(50)], sound=_synth.tone(3.0))
     silent = _synth.movie(tmp_path / "no-name", [_synth.scene(1, i) for i in range(25)], muxer="matroska")
@@ -26,6 +27,7 @@ def test_the_kind_and_length_of_media_without_decoding_them(tmp_path: Path) -> N
     assert found[picture] == Measured("image", 0.0, False, picture.stat().st_size)
 
 
+@pytest.mark.slow
 def test_what_is_no_medium_is_said_and_the_next_one_is_measured(tmp_path: Path) -> None:
     letter, folder = tmp_path / "letter.mp4", tmp_path / "folder.mp4"
     letter.write_text("Dear Sir or Madam")

@@ -78,6 +78,7 @@ def test_a_part_that_fails_leaves_the_others_alone() -> None:
     assert source.problems() == {"a": None, "b": Problem("it is gone"), "c": Problem("it was not read")}
 
 
+@pytest.mark.slow
 def test_a_source_that_hangs_holds_nobody_up() -> None:
     release = threading.Event()
     hanging = Source(["slow"], lambda: {"slow": Part(lambda _: ())} if release.wait(60) else {}, 0, hung_s=0.0)

@@ -92,6 +92,7 @@ def test_runs_and_daemons(home: Path) -> None:
     assert ("daemon_heartbeat_age_seconds", (("daemon", "of_an_old_release"),)) not in found
 
 
+@pytest.mark.slow
 def test_ages_grow_between_readings(home: Path) -> None:
     with open_instance(load_settings(home=home)) as instance:
         instance.add_daemon_heartbeat(DaemonHeartbeat(time.time(), "SENSOR", "x", []))

@@ -59,6 +59,7 @@ def test_pull_of_a_model_that_is_here_asks_nothing(tmp_path: Path, hub: Hub) -> 
     assert hub.asked == []
 
 
+@pytest.mark.slow
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(tmp_path: Path, hub: Hub) -> None:
     hub.cut_after = [300_000, 200_000]
     folder = store(tmp_path, hub.url).pull("toy")
@@ -77,6 +78,7 @@ def test_a_slow_line_is_waited_for_and_shown(tmp_path: Path, hub: Hub) -> None:
     assert seen == sorted(seen)
 
 
+@pytest.mark.slow
 def test_a_line_that_falls_silent_is_given_up_and_the_download_goes_on(
     tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,12 +99,14 @@ def test_a_later_pull_goes_on_where_a_killed_one_stopped(tmp_path: Path, hub: Hu
     assert ("onnx/weights.bin", "bytes=777777-") in hub.asked
 
 
+@pytest.mark.slow
 def test_a_hub_without_ranges_starts_over(tmp_path: Path, hub: Hub) -> None:
     hub.ignores_ranges = True
     hub.cut_after = [300_000]
     assert (store(tmp_path, hub.url).pull("toy") / "onnx/weights.bin").read_bytes() == WEIGHTS
 
 
+@pytest.mark.slow
 def test_a_server_error_is_tried_again(tmp_path: Path, hub: Hub) -> None:
     hub.statuses = [503]
     assert store(tmp_path, hub.url).pull("toy").is_dir()

@@ -325,6 +325,7 @@ def real_detector() -> Detector:
     return Detector(_packaged.packaged_file("nudenet", "320n.onnx"))
 
 
+@pytest.mark.slow
 def test_the_real_detector_finds_nothing_in_patterns() -> None:
     noise = np.random.default_rng(1).integers(0, 256, (240, 320, 3), dtype=np.uint8)
     for image in (blank(320, 240, 0), blank(320, 240, 255), noise):

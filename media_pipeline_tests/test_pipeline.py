@@ -189,6 +189,7 @@ def test_the_guilty_medium_of_a_batch_is_found(tmp_path: Path, pictures: Path, u
     assert len(reasons) == 1
 
 
+@pytest.mark.slow
 def test_rows_that_break_the_contract_are_refused(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
     def other_columns(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
         return pa.table({"media_id": [m.media_id for m in batch], "light": [1.0 for _ in batch]})
@@ -200,6 +201,7 @@ def test_rows_that_break_the_contract_are_refused(tmp_path: Path, pictures: Path
     assert pipeline.tables.read("brightness").num_rows == 0
 
 
+@pytest.mark.slow
 def test_without_a_model_nothing_fails_and_old_results_stay(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
     def nothing(options: object, store: object) -> ModelChoice:
         raise ModelUnavailable("no weights", "media-pipeline models pull brightness")

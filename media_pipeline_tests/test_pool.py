@@ -320,6 +320,7 @@ def test_without_a_machine_this_one_does_everything(pool: PoolOf, make: Make, ti
     assert nowhere.said == ["tiny is computed here: no offer fits the limits"], "said once"
 
 
+@pytest.mark.slow
 def test_media_whose_frames_are_no_files_are_computed_here(
     pool: PoolOf, settings: Settings, make: Make, tiny: Tiny
 ) -> None:
@@ -345,6 +346,7 @@ def test_what_left_the_cache_meanwhile_is_decided_here(
     assert rented.fleet.losses == []
 
 
+@pytest.mark.slow
 def test_what_a_place_cannot_is_computed_here_and_said_once(
     pool: PoolOf, settings: Settings, make: Make, tiny: Tiny
 ) -> None:
@@ -373,6 +375,7 @@ def test_a_place_that_is_starting_is_waited_for(pool: PoolOf, settings: Settings
     assert rented.here.computed == []
 
 
+@pytest.mark.slow
 def test_a_place_that_never_comes_is_not_waited_for(pool: PoolOf, make: Make, tiny: Tiny) -> None:
     rented = pool(is_starting=True)
     threading.Timer(1.0, lambda: rented.fleet.change(is_starting=False)).start()
@@ -659,6 +662,7 @@ def test_nothing_to_do_costs_nothing(pool: PoolOf, settings: Settings, tiny: Tin
     assert rented.pids() == []
 
 
+@pytest.mark.slow
 def test_closing_ends_the_workers_and_what_they_held(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     rented = pool(foreign_place(settings), share=0)
     rented.run(tiny["tiny"], [make("a")])
@@ -670,6 +674,7 @@ def test_closing_ends_the_workers_and_what_they_held(pool: PoolOf, settings: Set
     assert not list((settings.home / "worker").glob(f"*:{number}:*"))
 
 
+@pytest.mark.slow
 def test_what_went_there_and_came_back_is_told_to_who_pays(
     tiny: Tiny, make: Make, settings: Settings, pool: PoolOf
 ) -> None:

@@ -217,6 +217,7 @@ def test_min_score_drops(model: PoseModel) -> None:
     assert look(model, image, min_score=min(1.0, row["score"] + 1e-4)) == []
 
 
+@pytest.mark.slow
 def test_threads_share_one_model_and_agree(model: PoseModel) -> None:
     images = [room(400 + 20 * n, 400) for n in range(3)]
     for n, image in enumerate(images):

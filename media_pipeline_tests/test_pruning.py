@@ -217,6 +217,7 @@ def test_postgres_too(graph: Graph, tmp_path: Path) -> None:
 def nothing() -> None: ...
 
 
+@pytest.mark.slow
 def test_old_runs_and_those_beyond_the_newest_go_but_never_todays_or_unfinished_ones(instance, monkeypatch) -> None:
     made = [instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.SUCCESS).run_id for _ in range(4)]
     instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.STARTED)

@@ -174,6 +174,7 @@ REACHING_OUT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sql", NOT_READING + REACHING_OUT)
 def test_attempts_to_write_or_to_reach_out_change_nothing(library: Library, tmp_path: Path, sql: str) -> None:
     python_variable = pa.table({"secret": [1]})
@@ -200,6 +201,7 @@ def test_a_secret_of_the_environment_is_in_no_system_table(library: Library, mon
 # ---------------------------------------------------------------------- limits
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [
@@ -216,6 +218,7 @@ def test_time_is_limited(library: Library, sql: str) -> None:
     assert time.monotonic() - started < 60
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sql",
     [
@@ -254,6 +257,7 @@ def test_rows_are_limited_and_never_cut_silently(library: Library) -> None:
 # ---------------------------------------------------------------------- words
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sql", "words"),
     [

@@ -285,6 +285,7 @@ def test_what_a_living_run_misses_is_its_own_to_find_out(home: Home) -> None:
 # -- destruction ------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_destroying_is_repeated_until_it_is_true(home: Home) -> None:
     lease = lease_of(home, owner=dead_owner(), silent_s=60)
     home.server.market.instances[lease.instance_id].lies = 1

@@ -135,6 +135,7 @@ def scrambled(rng: random.Random, stages: Sequence[StageNow], media_id: str) -> 
     return entries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(8))
 def test_it_says_what_the_judge_says_of_any_ledger(ledger: Ledger, seed: int) -> None:
     rng = random.Random(seed)

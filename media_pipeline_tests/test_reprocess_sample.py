@@ -95,6 +95,7 @@ def test_what_fails_only_now_is_named(tmp_path: Path, monkeypatch: pytest.Monkey
     assert (first.lost, first.gained) == (3, 0)
 
 
+@pytest.mark.slow
 def test_the_cost_is_what_was_measured_here_and_nothing_where_it_is_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

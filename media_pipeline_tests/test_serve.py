@@ -113,6 +113,7 @@ def shell(script: str, name: str = "child") -> Child:
     return Child(name, ["/bin/sh", "-c", script])
 
 
+@pytest.mark.slow
 def test_what_a_child_prints_is_passed_on_line_by_line(children: Children, said: list[tuple[str, str]]) -> None:
     children.start(shell("printf 'one\\ntw'; sleep 0.3; printf 'o\\n' >&2; sleep 60"))
     children.attend(0.8)
@@ -135,6 +136,7 @@ def test_a_dead_child_is_started_again_and_it_is_said(
     wait_for(lambda: (tmp_path / "starts").read_text().count("x") == 2)
 
 
+@pytest.mark.slow
 def test_a_child_that_will_not_live_is_given_up(children: Children, said: list[tuple[str, str]]) -> None:
     children.start(shell("echo 'last words'; exit 3"))
     with pytest.raises(ChildLostError, match="ended with code 3 and died 3 times"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import gc
 import threading
 
+import pytest
+
 from media_pipeline.analyzers._shared import shared
 
 
@@ -15,6 +17,7 @@ class Network:
         type(self).made += 1
 
 
+@pytest.mark.slow
 def test_the_same_key_is_the_same_copy_until_nobody_holds_it() -> None:
     Network.made = 0
     first = shared(("test", 1), Network)

@@ -206,6 +206,7 @@ def conversation(*said: tuple[str, int], pause_s: float = 0.2) -> tuple[Sound, l
     return Sound(np.concatenate(parts)), times
 
 
+@pytest.mark.slow
 def test_two_people_in_turn_are_two(tmp_path: Path) -> None:
     sound, times = conversation(*product((MAN, WOMAN), range(2)), (MAN, 2), (WOMAN, 3))
     rows = speakers(sound)
@@ -220,6 +221,7 @@ def test_two_people_in_turn_are_two(tmp_path: Path) -> None:
     assert "S1" in preview(pa.Table.from_pylist(rows, ANALYZER.schema))
 
 
+@pytest.mark.slow
 def test_one_person_stays_one_in_noise_and_shouting() -> None:
     sound, _ = conversation(*((MAN, n) for n in range(4)))
     loudness = np.repeat([0.2, 1.0, 3.0, 0.5], len(sound.samples) // 4 + 1)[: len(sound.samples)]

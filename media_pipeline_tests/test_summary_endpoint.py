@@ -409,6 +409,7 @@ def test_a_server_that_wants_an_hour_is_not_waited_for(chat: Chat) -> None:
     assert waits == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("fault", "asked", "why"),
     [

@@ -299,6 +299,7 @@ def in_threads(work: Callable[[int], None], number: int) -> None:
     assert failures == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shared_lock", [True, False])
 def test_writers_of_the_same_media_leave_one_copy(tmp_path: Path, shared_lock: bool) -> None:
     """Also without a common lock: two appends of a medium that has no rows yet do not pass each other unseen."""
@@ -322,6 +323,7 @@ def test_writers_of_the_same_media_leave_one_copy(tmp_path: Path, shared_lock: b
     assert all(len(set(lines)) == 1 and len(lines) == 2 for lines in found.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("round_", range(6))
 def test_ensure_at_the_same_instant(tmp_path: Path, round_: int) -> None:
     ready = threading.Barrier(4)

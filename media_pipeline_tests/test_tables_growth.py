@@ -114,6 +114,7 @@ def test_threads_of_one_writer_pass_no_version_unseen(tables: Tables, monkeypatc
     assert sorted(found) == sorted(["shared", *(f"{index}.{step}" for index in range(3) for step in range(4))])
 
 
+@pytest.mark.slow
 def test_the_log_does_not_grow_for_ever(tables: Tables, tmp_path: Path) -> None:
     log = tmp_path / "tables" / "ocr" / "_delta_log"
     DeltaTable(log.parent).alter.set_table_properties({"delta.logRetentionDuration": "interval 0 days"})

@@ -35,6 +35,7 @@ def test_nobody_speaks_in_silence_noise_and_tones(vad: SileroVad, samples: np.nd
     assert vad.spans(Sound(samples), Gate()) == []
 
 
+@pytest.mark.slow
 def test_streaming_gives_what_faster_whisper_computes_at_once(vad: SileroVad) -> None:
     from faster_whisper.vad import get_vad_model
 

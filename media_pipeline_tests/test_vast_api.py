@@ -84,6 +84,7 @@ def answering(monkeypatch: pytest.MonkeyPatch, handler: Callable[[httpx.Request]
 # ---- a machine's life
 
 
+@pytest.mark.slow
 def test_a_machine_from_offer_to_charge(standin: StandIn) -> None:
     vast = client(standin)
     offer = vast.search(ANY)[0]
@@ -129,6 +130,7 @@ def test_create_asks_for_what_the_field_manual_says(standin: StandIn) -> None:
 LIST = ("html", "empty", "malformed", "deprecated", "hang", "drop_before", "drop_after", "fail_after")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", [*LIST, *({"do": "status", "code": code} for code in (400, 403, 404, 500, 503))])
 def test_a_list_that_cannot_be_read_is_never_empty(standin: StandIn, fault: Any) -> None:
     vast = client(standin, timeout_s=0.3, patience_s=2)
@@ -138,6 +140,7 @@ def test_a_list_that_cannot_be_read_is_never_empty(standin: StandIn, fault: Any)
         vast.instances()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "fault", ["html", "empty", "malformed", "drop_before", "drop_after", "fail_after", "rate_limit"]
 )
@@ -281,6 +284,7 @@ UNCLEAR = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fault", UNCLEAR)
 def test_create_is_sent_once(standin: StandIn, fault: Any) -> None:
     vast = client(standin, timeout_s=0.4)
@@ -393,6 +397,7 @@ SECRET = "sk-0123456789-very-secret"
 OTHER_SECRET = "d15a" * 16
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("status", [200, 400, 404, 429, 500])
 def test_no_secret_in_errors_and_logs(status: int, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
@@ -433,6 +438,7 @@ def test_a_row_of_ours_is_never_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
         assert SECRET not in str(raised.value)
 
 
+@pytest.mark.slow
 def test_logs_hide_secrets_and_never_fail(standin: StandIn) -> None:
     vast = client(standin)
     machine = rent(vast, vast.search(ANY)[0])
@@ -507,6 +513,7 @@ def test_a_key_that_cannot_be_one(key: str) -> None:
 # ---- pacing
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retry_after", [False, True])
 def test_requests_that_come_too_early_are_sent_again(retry_after: bool) -> None:
     with StandIn(rate_limit=0.2, retry_after=retry_after) as standin:
@@ -530,6 +537,7 @@ def test_requests_of_a_route_and_key_are_spaced() -> None:
     assert same.turn("show") > 8 * 2
 
 
+@pytest.mark.slow
 def test_patience_ends(standin: StandIn) -> None:
     standin.fault({"route": "list", "do": "rate_limit", "times": -1})
     with pytest.raises(ProviderUnreachable, match="too frequent"):
@@ -559,6 +567,7 @@ def test_what_a_429_asks_for() -> None:
     assert asked_seconds("Wed, 21 Oct 2015 07:28:00 GMT", None) == 0
 
 
+@pytest.mark.slow
 def test_closing_ends_a_call_that_waits(standin: StandIn) -> None:
     standin.fault({"route": "list", "do": "rate_limit", "times": -1, "retry_after": "15"})
     vast = client(standin, patience_s=60)

@@ -161,6 +161,7 @@ def test_a_gpu_that_cannot_compute_is_of_no_use(tmp_path: Path) -> None:
 LOOKS = "gpu NVIDIA GeForce RTX 3090, 24576 MiB, 1\ncores 200\nguard none"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("there", ["", "worker nonsense", worker(code="0" * 64)])
 def test_another_program_is_replaced(tmp_path: Path, there: str) -> None:
     machine = Machine(probe=f"{LOOKS}\n{there}", use_python=worker("/x/python", "code-1"))
@@ -178,6 +179,7 @@ def test_what_is_missing_is_installed(tmp_path: Path) -> None:
     assert machine.said[1].startswith("installing 1")
 
 
+@pytest.mark.slow
 def test_what_is_installed_is_what_is_here(tmp_path: Path) -> None:
     calls: dict[bool, str] = {}
     for needs_cuda in (True, False):
@@ -192,6 +194,7 @@ def test_what_is_installed_is_what_is_here(tmp_path: Path) -> None:
     assert all("\nnumpy==" in call and "dagster" not in call for call in calls.values())
 
 
+@pytest.mark.slow
 def test_why_nothing_can_be_installed(tmp_path: Path) -> None:
     no_python = Machine(probe=LOOKS, install=RemoteFailed("no Python", status=3))
     with pytest.raises(RentalRefused, match="MEDIA_PIPELINE_GPU__IMAGE"):  # no other machine has one either
@@ -201,6 +204,7 @@ def test_why_nothing_can_be_installed(tmp_path: Path) -> None:
         no_disk.prepare(settings_of(tmp_path))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("says", ["", worker(code="0" * 64), "python x\ncode y\nworker [1]", worker(protocol=99)])
 def test_what_was_sent_must_be_what_runs(tmp_path: Path, says: str) -> None:
     with pytest.raises(WorkerLost, match="not the program"):
@@ -344,6 +348,7 @@ def test_a_broken_gpu_ends_the_look(tmp_path: Path) -> None:
     assert shell(tmp_path, "probe", PATH=path).stdout.splitlines()[0] == "gpu A, 1 MiB, 5"
 
 
+@pytest.mark.slow
 def test_the_python_that_has_everything_is_found(tmp_path: Path) -> None:
     assert (
         shell(tmp_path, f"find_python {sys.executable}", "numpy\nno-such|pyarrow\n").stdout

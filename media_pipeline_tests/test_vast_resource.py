@@ -110,6 +110,7 @@ def test_the_decision_and_its_price_stand_on_the_run(
     assert runner.around.index("give back") < runner.around.index("finish")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tags", [{"media_pipeline/target": "gpuu"}, {"media_pipeline/max_usd": "much"}])
 def test_a_misspelt_tag_fails_the_run_before_anything_is_done(
     job: dg.JobDefinition, instance: dg.DagsterInstance, runner: ScriptedRunner, tags: dict[str, str]

@@ -144,6 +144,7 @@ def test_trained_is_on_vectors_of_all_files_though_not_all_are_read(
     assert found["a"] > 50, "and one of the file with few"
 
 
+@pytest.mark.slow
 def test_batches_come_and_go_without_training_again(home: Home) -> None:
     many(home, "a")
     index = large(home)
@@ -204,6 +205,7 @@ def test_no_cell_has_a_single_vector_as_its_centre() -> None:
     assert (centres @ alone).max() < 0.999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["flat", "cells"])
 @pytest.mark.parametrize("chosen", [1, 30])
 def test_only_chosen_media_are_found(home: Home, kind: str, chosen: int, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -67,6 +67,7 @@ def test_its_record_is_true(made: wheel.Wheel) -> None:
                 assert (digest, int(size)) == (f"sha256={wanted}", len(content))
 
 
+@pytest.mark.slow
 def test_it_is_the_same_again_and_from_an_installed_copy(made: wheel.Wheel, tmp_path: Path) -> None:
     with zipfile.ZipFile(made.path) as archive:
         archive.extractall(tmp_path / "installed")

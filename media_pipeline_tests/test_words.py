@@ -185,6 +185,7 @@ def test_what_moved_between_files_is_not_written_again(home: TextHome) -> None:
     assert sorted(find(home, "text")) == ["text of a", "text of c"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", ["garbage", "truncated", "deleted", "pages"])
 def test_a_damaged_index_is_made_again(home: TextHome, damage: str) -> None:
     add(home, **{f"m{n}": f"apple number {n}" for n in range(200)})

@@ -141,6 +141,7 @@ def wait_for(condition: Any) -> None:
 Tiny = dict[str, AnalyzerSpec]
 
 
+@pytest.mark.slow
 def test_it_says_what_it_is(shared: Raw) -> None:
     hello = Hello.from_json(shared.ask("hello").header)
     assert (hello.device, hello.gpu, hello.threads) == ("cpu", None, min(2, len(os.sched_getaffinity(0))))

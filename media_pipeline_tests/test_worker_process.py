@@ -94,6 +94,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 # --- the same results ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["tiny", "tiny_pairs", "tiny_sound"])
 def test_results_are_those_of_this_process(shared: WorkerExecutor, make: Make, tiny: Tiny, name: str) -> None:
     media = [
@@ -249,6 +250,7 @@ def python(code: str) -> Place:
     return Place("the worker", (sys.executable, "-c", code), {"PATH": "/usr/bin"})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("place", "complaint"),
     [
@@ -272,6 +274,7 @@ def test_what_is_no_worker_is_found_out(place: Place, complaint: str) -> None:
             assert not runs(client.pid)
 
 
+@pytest.mark.slow
 def test_a_worker_that_cannot_live_ends_the_run(make: Make, tiny: Tiny) -> None:
     executor = WorkerExecutor(python("import sys; sys.exit('no libc')"), 2, heartbeat_timeout_s=5)
     with pytest.raises(WorkerLost, match="no libc"):
@@ -282,6 +285,7 @@ def test_a_worker_that_cannot_live_ends_the_run(make: Make, tiny: Tiny) -> None:
 # --- bounds -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_media_are_drawn_as_they_can_be_sent(shared: WorkerExecutor, make: Make, tiny: Tiny) -> None:
     medium = make("a")
     drawn = 0
@@ -322,6 +326,7 @@ def test_what_breaks_while_media_are_drawn_is_heard(own: WorkerExecutor, make: M
         list(own.run(spec, CHOICE, spec.options(), feed()))
 
 
+@pytest.mark.slow
 def test_nothing_to_do_starts_nothing(own: WorkerExecutor, tiny: Tiny) -> None:
     assert run(own, tiny["tiny"], []) == {}
     assert own._worker is None
@@ -370,6 +375,7 @@ def test_it_inherits_no_secret(settings: Settings, monkeypatch: pytest.MonkeyPat
     assert environment["MEDIA_PIPELINE_LANGUAGE"] == "de"
 
 
+@pytest.mark.slow
 def test_who_uses_a_key_is_computed_in_this_process(shared: WorkerExecutor, make: Make, tiny: Tiny) -> None:
     spec = tiny["tiny_counts"]
     choice = replace(CHOICE, secret=SecretStr("hush"))
@@ -378,6 +384,7 @@ def test_who_uses_a_key_is_computed_in_this_process(shared: WorkerExecutor, make
     assert found.rows["process"].to_pylist() == [os.getpid()]
 
 
+@pytest.mark.slow
 def test_what_a_worker_cannot_is_computed_in_this_process(
     shared: WorkerExecutor, make: Make, tiny: Tiny, caplog: pytest.LogCaptureFixture
 ) -> None:
