@@ -110,11 +110,9 @@ def _checksum(content: bytes) -> bytes:
 
 def _meet(one: Hashes, other: Hashes) -> bool:
     """Whether two sorted arrays have an element in common."""
-    few, many = sorted((one, other), key=len)
-    if not len(few):
-        return False
-    places = np.searchsorted(many, few)
-    return bool((many[np.minimum(places, len(many) - 1)] == few).any())
+    few, many = (one, other) if len(one) < len(other) else (other, one)
+    # Whatever is larger than all of them has its place at the end, and is compared with the largest.
+    return len(few) > 0 and bool((many.take(many.searchsorted(few), mode="clip") == few).any())
 
 
 def media_in(path: Path) -> list[str]:
