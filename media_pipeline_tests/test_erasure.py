@@ -74,6 +74,19 @@ def test_a_medium_goes_with_all_its_traces_and_nothing_else(world: ErasureHome) 
 
 
 @pytest.mark.slow
+def test_the_same_cover_of_another_recording_is_no_trace(world: ErasureHome) -> None:
+    cover, other = (
+        world.pipeline.layout.cache / world.ids[name][:2] / world.ids[name] / "thumbnail.jpg"
+        for name in ("secret", "meadow")
+    )
+    other.write_bytes(cover.read_bytes())
+    eraser = Eraser(world.pipeline, QuietEngine())
+    erased = eraser.erase(eraser.plan([world.ids["secret"]]), "tester")
+    assert erased.scan.hits == () and "thumbnail" not in erased.scan.looked_for
+    assert other.exists() and not cover.exists()
+
+
+@pytest.mark.slow
 def test_the_receipt_stays_and_names_nobody(world: ErasureHome) -> None:
     eraser = Eraser(world.pipeline, QuietEngine())
     erased = eraser.erase(eraser.plan([world.ids["secret"]], persons=[world.person_in("meadow")]), "tester")

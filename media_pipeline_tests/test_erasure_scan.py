@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import random
 import sqlite3
@@ -16,9 +18,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from media_pipeline.results import _byte_scan
 from media_pipeline.results._byte_scan import Finder, Needle, scan
+from media_pipeline.results._erasure_journal import Medium
+from media_pipeline.results._erasure_needles import of_media
 from media_pipeline.storage import contents
 from media_pipeline.storage.sqlite import compact
 from media_pipeline.storage.tables import Tables
@@ -202,3 +207,22 @@ def test_what_cannot_be_read_is_not_proven(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(_byte_scan, "raw", refuse)
     assert [(hit.where, hit.kind) for hit in scan(tmp_path, NEEDLES).hits] == [("a", "unread")]
+
+
+def _thumbnail(image: Image.Image) -> bytes:
+    jpeg = io.BytesIO()
+    image.save(jpeg, "JPEG", quality=60)
+    return jpeg.getvalue()
+
+
+def test_flat_areas_which_all_pictures_have_are_no_piece_of_one() -> None:
+    """In the coded data of a flat area the same few bytes repeat, whatever the picture is of."""
+    medium = Medium(MEDIA_ID, "a-video~0123456789")
+    sky = Image.new("RGB", (160, 90), (90, 140, 200))
+    assert not [n for n in of_media([medium], {MEDIA_ID: _thumbnail(sky)}) if n.kind == "thumbnail"]
+    noise = np.random.default_rng(0).integers(0, 255, (30, 30, 3), np.uint8)
+    sky.paste(Image.fromarray(noise), (10, 55))
+    picture = _thumbnail(sky)
+    text, raw = (needle.value for needle in of_media([medium], {MEDIA_ID: picture}) if needle.kind == "thumbnail")
+    assert raw in picture[len(picture) // 2 :] and text in base64.b64encode(picture)
+    assert len(set(raw)) > 20

@@ -121,7 +121,8 @@ def _write_json(result: pa.Table, sink: IO[bytes]) -> None:
 
 def _write_csv(result: pa.Table, sink: IO[bytes]) -> None:
     text = io.TextIOWrapper(sink, encoding="utf-8", newline="", write_through=True)
-    writer = csv.writer(text)
+    # Lines as a shell reads them: a carriage return would become part of the last value.
+    writer = csv.writer(text, lineterminator="\n")
     writer.writerow(result.column_names)
     for record in _records(result):
         writer.writerow([json.dumps(v, ensure_ascii=False) if isinstance(v, (list, dict)) else v for v in record])

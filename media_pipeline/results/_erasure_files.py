@@ -6,7 +6,7 @@ import contextlib
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,6 +115,17 @@ def cached_files(pipeline: Pipeline, media_id: str) -> list[Path]:
 def thumbnail(pipeline: Pipeline, media_id: str) -> bytes:
     path = pipeline.cache.root / media_id[:2] / media_id / THUMBNAIL_FILE
     return path.read_bytes() if path.exists() else b""
+
+
+def thumbnails_among(pipeline: Pipeline, wanted: Collection[bytes], but_for: Collection[str]) -> set[bytes]:
+    """Those of these thumbnails that other media have as well, byte for byte."""
+    sizes = {len(picture) for picture in wanted}
+    found: set[bytes] = set()
+    for path in pipeline.cache.root.glob(f"[0-9a-f][0-9a-f]/*/{THUMBNAIL_FILE}"):
+        with contextlib.suppress(FileNotFoundError):  # the cache may make room meanwhile
+            if path.parent.name not in but_for and path.stat().st_size in sizes:
+                found.add(path.read_bytes())
+    return found.intersection(wanted)
 
 
 def fingerprints(pipeline: Pipeline, media: Iterable[Medium]) -> dict[int, list[str]]:

@@ -31,7 +31,8 @@ _MIN_TEXT_CHARS = 12
 _MAX_TEXT_CHARS = 64
 _MIN_DISTINCT_BYTES = 6  # "aaaaaaaa" and a vector of zeros belong to everybody
 _VECTOR_VALUES = 8  # 32 bytes of float32, 16 of float16
-_PICTURE_CHARS = 48  # of a thumbnail in base64: 36 bytes
+_PICTURE_BYTES = 36  # of a thumbnail, 48 characters of base64
+_MIN_DISTINCT_PICTURE_BYTES = 20  # some 34 in a picture of something; in a flat area a few repeat in every picture
 
 
 def of_media(media: Sequence[Medium], thumbnails: Mapping[str, bytes]) -> Iterator[Needle]:
@@ -42,13 +43,19 @@ def of_media(media: Sequence[Medium], thumbnails: Mapping[str, bytes]) -> Iterat
         yield Needle("partition", medium.partition_key.encode())
         for name in medium.names:
             yield from _texts("name", name)
-        picture = thumbnails.get(medium.media_id, b"")
-        # From the middle, on a boundary of base64: beginnings of pictures of one size are alike.
-        middle = len(picture) // 6 * 3
-        piece = base64.b64encode(picture[middle:])[:_PICTURE_CHARS]
-        if _is_distinct(piece):
+        piece = _most_distinct(thumbnails.get(medium.media_id, b""))
+        if len(set(piece)) >= _MIN_DISTINCT_PICTURE_BYTES:
+            yield Needle("thumbnail", base64.b64encode(piece))
             yield Needle("thumbnail", piece)
-            yield Needle("thumbnail", base64.b64decode(piece))
+
+
+def _most_distinct(picture: bytes) -> bytes:
+    """A piece of a JPEG's coded data, on a boundary of base64; tables and headers are alike in many pictures."""
+    scan = picture.rfind(b"\xff\xda") + 1  # the marker: not in coded data, in which a zero follows each 0xff
+    begin = -(-max(scan, len(picture) // 2) // 3) * 3
+    places = range(begin, len(picture) - _PICTURE_BYTES + 1, 3)
+    pieces = (picture[at : at + _PICTURE_BYTES] for at in places)
+    return max(pieces, key=lambda piece: len(set(piece)), default=b"")
 
 
 def of_identities(identities: Iterable[Identity]) -> Iterator[Needle]:

@@ -195,14 +195,19 @@ def _as_table(vectors: Sequence[Any]) -> pa.Table:
 
 
 def _thumbnails(pipeline: Pipeline, ids: Sequence[str]) -> dict[str, bytes]:
-    """Of media without near-duplicates: those of a duplicate may be the same, byte for byte."""
+    """Of those media whose thumbnail is theirs alone.
+
+    Those of near-duplicates may have pieces in common, and the recordings of an album have one cover.
+    """
     twins: set[str] = set()
     if pipeline.tables.exists(PAIRS):
         pairs = pipeline.tables.read(PAIRS, columns=["media_id", "other_id"])
         asked = pa.array(ids, pa.string())
         twins.update(pairs.filter(pc.is_in(pairs["media_id"], asked))["media_id"].to_pylist())
         twins.update(pairs.filter(pc.is_in(pairs["other_id"], asked))["other_id"].to_pylist())
-    return {media_id: files.thumbnail(pipeline, media_id) for media_id in ids if media_id not in twins}
+    found = {media_id: files.thumbnail(pipeline, media_id) for media_id in ids if media_id not in twins}
+    shared = files.thumbnails_among(pipeline, set(found.values()), but_for=set(ids))
+    return {media_id: picture for media_id, picture in found.items() if picture not in shared}
 
 
 def _other_sources(pipeline: Pipeline, ids: Sequence[str]) -> Iterator[pa.Table]:
