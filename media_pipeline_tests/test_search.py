@@ -16,7 +16,7 @@ from media_pipeline.cli.search import search as command
 from media_pipeline.errors import UsageError
 from media_pipeline.results._search_hits import SNIPPET_CHARS, snippet_of
 from media_pipeline.results._search_kept import kept_vectors
-from media_pipeline.results.search import Hit, Questions, Within, refresh_text_index, search, search_text
+from media_pipeline.results.search import Hit, Questions, Within, refresh_text_index, search
 from media_pipeline_tests._text_home import TextHome, media_id, text_home, tiny_model
 
 pytestmark = pytest.mark.slow  # indexes of a real home
@@ -28,7 +28,7 @@ def home(tmp_path: Path) -> TextHome:
 
 
 def find(home: TextHome, query: str, k: int = 10, **more: int) -> list[Hit]:
-    return search_text(home.tables, home.layout, home.settings, home.models, query, k, **more)
+    return search(home.tables, home.layout, home.settings, home.models, Questions(query), k, **more)
 
 
 def fill(home: TextHome) -> None:
@@ -135,7 +135,7 @@ def test_the_model_that_made_the_vectors_answers(home: TextHome) -> None:
     fill(home)
     folder = tiny_model(home.layout.home / "tiny")
     settings = home.settings.model_copy(update={"options": {"text_embeddings": {"model": str(folder)}}})
-    hits = search_text(home.tables, home.layout, settings, home.models, "dog on the beach")
+    hits = search(home.tables, home.layout, settings, home.models, Questions("dog on the beach"))
     assert [h.why for h in hits] == ["both", "meaning"]
 
 
@@ -143,7 +143,8 @@ def test_a_search_downloads_nothing(home: TextHome, monkeypatch: pytest.MonkeyPa
     fill(home)
     store = ModelStore(home.layout.home / "none", offline=False, hub_url="http://127.0.0.1:9", tier="auto")
     monkeypatch.setattr(ModelStore, "obtain", lambda *_: pytest.fail("a search asked for a download"))
-    assert search_text(home.tables, home.layout, home.settings, store, "dog on the beach")[0].why == "both"
+    hits = search(home.tables, home.layout, home.settings, store, Questions("dog on the beach"))
+    assert hits[0].why == "both"
 
 
 def test_the_index_is_ready_after_a_refresh(home: TextHome) -> None:
@@ -194,9 +195,9 @@ def test_a_filter_loses_no_words_and_no_meaning(home: TextHome) -> None:
     nobody = Within(frozenset(), ())
     assert "far.mp4" not in {hit.name for hit in find(home, '"dog"')}
     parts = (home.tables, home.layout, home.settings, home.models)
-    assert [hit.name for hit in search_text(*parts, '"dog"', within=only)] == ["far.mp4"]
-    assert [hit.why for hit in search_text(*parts, "dog named in a text", within=only)] == ["both"]
-    assert search_text(*parts, "dog", within=nobody) == []
+    assert [hit.name for hit in search(*parts, Questions('"dog"'), within=only)] == ["far.mp4"]
+    assert [hit.why for hit in search(*parts, Questions("dog named in a text"), within=only)] == ["both"]
+    assert search(*parts, Questions("dog"), within=nobody) == []
 
 
 def test_a_search_asks_something(home: TextHome) -> None:

@@ -29,8 +29,6 @@ from media_pipeline.results.search import (
     everybody_in,
     refresh_people_indexes,
     search,
-    search_face,
-    search_voice,
 )
 from media_pipeline_tests._identity_home import PERSONS, VOICES, Face, IdentityHome, identity_home, look, media_id
 
@@ -59,7 +57,7 @@ def sample(who: str, model: str = MODEL) -> SampleTrack:
 
 def faces_like(home: IdentityHome, who: str, k: int = 10, within: Collection[str] | None = None) -> list[Hit]:
     passing = None if within is None else Within(frozenset(within), tuple(within))
-    return search_face(*parts(home), sample(who), k, within=passing)
+    return search(*parts(home), Questions(face=sample(who)), k, within=passing)
 
 
 def test_a_face_is_found_where_it_is_seen_best(home: IdentityHome) -> None:
@@ -123,7 +121,7 @@ def test_faces_of_another_model_are_said_to_be_left_out(home: IdentityHome, capl
     home.show("beach", Face("Anna"))
     home.update("beach")
     with caplog.at_level(logging.WARNING):
-        assert search_face(*parts(home), sample("Anna", "sface@2")) == []
+        assert search(*parts(home), Questions(face=sample("Anna", "sface@2"))) == []
     assert "1 of 1 faces are left out: their vectors are not of sface@2" in caplog.text
 
 
@@ -132,7 +130,8 @@ def test_a_voice_is_found(home: IdentityHome) -> None:
     home.speak("talk", ("S1", "Anna", 0, 4), ("S2", "Ben", 5, 9))
     home.speak("call", ("S1", "Anna", 10, 14))
     home.update("talk", "call", kind=VOICES)
-    hits = search_voice(*parts(home), SampleTrack("s.wav", HEARD, look("Anna", "sample", HEARD, 0.4)))
+    voice = SampleTrack("s.wav", HEARD, look("Anna", "sample", HEARD, 0.4))
+    hits = search(*parts(home), Questions(voice=voice))
     assert {(hit.name, hit.pts_s) for hit in hits} == {("talk.jpg", 2.0), ("call.jpg", 12.0)}
     assert {(hit.why, hit.source, hit.box) for hit in hits} == {("voice", "voice", None)}
     assert {hit.person_id for hit in hits} == {home.of("call", "S1", VOICES)}

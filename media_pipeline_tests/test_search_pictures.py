@@ -28,9 +28,6 @@ from media_pipeline.results.search import (
     Within,
     refresh_image_index,
     search,
-    search_image,
-    search_like,
-    search_text,
 )
 from media_pipeline.storage.schemas import FRAMES
 from media_pipeline_tests._clip import Picture, frames, picture, shared_clip, tiny_clip
@@ -70,15 +67,16 @@ def saved(folder: Path, pixels: Picture, name: str = "query.png") -> Path:
 
 
 def by_image(home: TextHome, path: Path, k: int = 10) -> list[Hit]:
-    return search_image(home.tables, home.layout, home.settings, home.models, path, k)
+    return search(home.tables, home.layout, home.settings, home.models, Questions(image=path), k)
 
 
-def by_text(home: TextHome, query: str, **more: Any) -> list[Hit]:
-    return search_text(home.tables, home.layout, home.settings, home.models, query, **more)
+def by_text(home: TextHome, query: str, *, pictures: bool = True, **more: Any) -> list[Hit]:
+    asked = Questions(query, pictures=pictures)
+    return search(home.tables, home.layout, home.settings, home.models, asked, **more)
 
 
 def like(home: TextHome, medium: str, k: int = 10) -> list[Hit]:
-    return search_like(home.tables, home.layout, home.settings, home.models, medium, k)
+    return search(home.tables, home.layout, home.settings, home.models, Questions(like=medium), k)
 
 
 FILMS = {

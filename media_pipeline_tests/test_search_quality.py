@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from media_pipeline.results._background import Background
-from media_pipeline.results.search import Hit, search_text
+from media_pipeline.results.search import Hit, Questions, search
 from media_pipeline_tests._search_corpus import (
     BY_WORD,
     ENGLISH_PARAPHRASES,
@@ -29,7 +29,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> TextHome:
 
 
 def find(home: TextHome, query: str) -> list[Hit]:
-    return search_text(home.tables, home.layout, home.settings, home.models, query)
+    return search(home.tables, home.layout, home.settings, home.models, Questions(query))
 
 
 @pytest.mark.parametrize(("query", "expected"), BY_WORD.items())

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.measure import Usage, measure
 from media_pipeline.config import load_settings
 from media_pipeline.execution.pipeline import Pipeline
-from media_pipeline.results.search import Hit, search_text
+from media_pipeline.results.search import Hit, Questions, search
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.query import run_query
 from quality.report import Maker
@@ -82,7 +82,7 @@ class Home:
     def search(self, text: str, k: int) -> list[Hit]:
         """Hits of `media-pipeline search --text`, best first."""
         p = self.pipeline
-        return search_text(p.tables, p.layout, p.settings, p.models, text, k)
+        return search(p.tables, p.layout, p.settings, p.models, Questions(text), k)
 
     def sql(self, query: str) -> list[dict[str, Any]]:
         """Rows of one reading statement, as `media-pipeline sql` gives them."""

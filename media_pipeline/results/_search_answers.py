@@ -35,14 +35,25 @@ _LOOKS = 8  # moments of a medium, evenly spread, whose neighbours are those of 
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What is asked. Several questions are asked of the same media: those that answer all of them come first."""
+    """What is asked. Several questions are asked of the same media: those that answer all of them come first.
+
+    Args:
+        text: words in double quotes must stand in a text as they are; nothing else is an operator. Where a model is not
+            here, or the vectors are of another one, its answers are missing.
+        image: a picture; the frames that look most like it. Without CLIP, or before there are vectors, only the same
+            picture is found again, by its perceptual hash, and a warning says what is missing.
+        like: media_id, the first 8 digits of it or more, or partition key; what other media show or say most nearly
+        face: the faces that are the same person's as far as the model can tell
+        voice: the speakers whose voice may be the same
+        pictures: whether a text is also looked for in frames: the model that describes them takes seconds to load
+    """
 
     text: str | None = None
     image: Path | None = None
-    like: str | None = None  # media_id, the first 8 digits of it or more, or partition key
+    like: str | None = None
     face: SampleTrack | None = None
     voice: SampleTrack | None = None
-    pictures: bool = True  # whether a text is also looked for in frames
+    pictures: bool = True
 
     def __bool__(self) -> bool:
         return any(one is not None for one in (self.text, self.image, self.like, self.face, self.voice))

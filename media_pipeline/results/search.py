@@ -16,13 +16,11 @@ CLIP model.
 from __future__ import annotations
 
 from contextlib import closing
-from pathlib import Path
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.config import Settings
 from media_pipeline.errors import UsageError
 from media_pipeline.results._identity_kinds import KINDS
-from media_pipeline.results._identity_samples import SampleTrack
 from media_pipeline.results._search_answers import Answers, Questions
 from media_pipeline.results._search_filter import Filter, Within, media_within, moment_of
 from media_pipeline.results._search_hits import Hit, by_medium, with_media
@@ -62,104 +60,6 @@ def search(
     if within is None:
         raise UsageError("nothing was asked", "give a text, a picture, a medium, a face, a voice, or a filter")
     return with_media(tables, answers.newest(within, k), k, moments_per_medium)
-
-
-def search_text(
-    tables: Tables,
-    layout: Layout,
-    settings: Settings,
-    models: ModelStore,
-    query: str,
-    k: int = 10,
-    moments_per_medium: int = MOMENTS_PER_MEDIUM,
-    *,
-    pictures: bool = True,
-    within: Within | None = None,
-) -> list[Hit]:
-    """The `k` best moments for a query, best first; none where nothing answers it.
-
-    Words in double quotes must stand in the text as they are; nothing else in a query is an operator. Where a model
-    is not here, or the vectors are of another one, its list is empty. Without `pictures` frames are left out: the
-    model that describes them takes seconds to load.
-    """
-    asked = Questions(text=query, pictures=pictures)
-    return search(tables, layout, settings, models, asked, k, moments_per_medium, within=within)
-
-
-def search_image(
-    tables: Tables,
-    layout: Layout,
-    settings: Settings,
-    models: ModelStore,
-    path: Path,
-    k: int = 10,
-    moments_per_medium: int = MOMENTS_PER_MEDIUM,
-    *,
-    within: Within | None = None,
-) -> list[Hit]:
-    """The `k` frames that look most like a picture, nearest first.
-
-    Without CLIP, or before there are vectors, only the same picture is found again, by its perceptual hash; a warning
-    says what is missing.
-
-    Raises:
-        MediaPipelineError: the file cannot be read, or is no picture.
-    """
-    return search(tables, layout, settings, models, Questions(image=path), k, moments_per_medium, within=within)
-
-
-def search_like(
-    tables: Tables,
-    layout: Layout,
-    settings: Settings,
-    models: ModelStore,
-    medium: str,
-    k: int = 10,
-    *,
-    within: Within | None = None,
-) -> list[Hit]:
-    """The `k` media that show or say most nearly what this one does, each with its nearest moment.
-
-    Args:
-        medium: media_id, or the first 8 digits of it or more, or partition key
-
-    Raises:
-        UsageError: there is no such medium, or several.
-    """
-    return search(tables, layout, settings, models, Questions(like=medium), k, within=within)
-
-
-def search_face(
-    tables: Tables,
-    layout: Layout,
-    settings: Settings,
-    models: ModelStore,
-    sample: SampleTrack,
-    k: int = 10,
-    moments_per_medium: int = MOMENTS_PER_MEDIUM,
-    *,
-    within: Within | None = None,
-) -> list[Hit]:
-    """The `k` faces most like a sample's, each followed through its medium and shown where it is seen best.
-
-    Only faces that are the same person's as far as the model can tell.
-    """
-    return search(tables, layout, settings, models, Questions(face=sample), k, moments_per_medium, within=within)
-
-
-def search_voice(
-    tables: Tables,
-    layout: Layout,
-    settings: Settings,
-    models: ModelStore,
-    sample: SampleTrack,
-    k: int = 10,
-    moments_per_medium: int = MOMENTS_PER_MEDIUM,
-    *,
-    within: Within | None = None,
-) -> list[Hit]:
-    """The `k` speakers most like a sample's voice, each where it is heard best; only those that may be the same."""
-    return search(tables, layout, settings, models, Questions(voice=sample), k, moments_per_medium, within=within)
 
 
 def refresh_text_index(tables: Tables, layout: Layout, settings: Settings, models: ModelStore) -> None:
@@ -206,9 +106,4 @@ __all__ = [
     "refresh_people_indexes",
     "refresh_text_index",
     "search",
-    "search_face",
-    "search_image",
-    "search_like",
-    "search_text",
-    "search_voice",
 ]
