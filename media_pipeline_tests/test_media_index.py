@@ -13,24 +13,12 @@ from media_pipeline.storage import _media_index
 from media_pipeline.storage._files import MERGE_COUNT, DataFile
 from media_pipeline.storage._media_index import FOLDER, MediaIndex
 from media_pipeline.storage.tables import Tables
-
-SCHEMA = pa.schema([("media_id", pa.string()), ("text", pa.string())])
-
-
-def at(folder: Path) -> Tables:
-    """As a process that has just started has them."""
-    return Tables(folder / "tables", folder / "locks")
+from media_pipeline_tests._tables import at, put, with_texts
 
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
-    found = at(tmp_path)
-    found.ensure("ocr", SCHEMA)
-    return found
-
-
-def put(tables: Tables, media_ids: list[str], text: str = "x") -> None:
-    tables.replace("ocr", pa.table({"media_id": media_ids, "text": [text] * len(media_ids)}), media_ids)
+    return with_texts(tmp_path)
 
 
 @pytest.fixture

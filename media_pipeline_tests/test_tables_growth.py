@@ -16,19 +16,12 @@ from deltalake import DeltaTable
 from media_pipeline.storage import tables as tables_module
 from media_pipeline.storage._files import MERGED_BYTES, DataFile, neighbours, size_class
 from media_pipeline.storage.tables import Tables
-
-SCHEMA = pa.schema([("media_id", pa.string()), ("text", pa.string())])
+from media_pipeline_tests._tables import at, put, with_texts
 
 
 @pytest.fixture
 def tables(tmp_path: Path) -> Tables:
-    found = Tables(tmp_path / "tables", tmp_path / "locks")
-    found.ensure("ocr", SCHEMA)
-    return found
-
-
-def put(tables: Tables, media_ids: list[str], text: str = "x") -> None:
-    tables.replace("ocr", pa.table({"media_id": media_ids, "text": [text] * len(media_ids)}), media_ids)
+    return with_texts(tmp_path)
 
 
 def files(*sizes: int) -> list[DataFile]:
@@ -73,7 +66,7 @@ def test_one_writer_reads_the_log_once(tables: Tables, monkeypatch: pytest.Monke
 
 
 def test_a_writer_goes_on_from_what_another_has_written(tmp_path: Path, tables: Tables) -> None:
-    other = Tables(tmp_path / "tables", tmp_path / "locks")
+    other = at(tmp_path)
     for number in range(5):
         put(tables, ["a", f"ours-{number}"], f"ours-{number}")
         put(other, ["a", f"theirs-{number}"], f"theirs-{number}")

@@ -14,12 +14,7 @@ from deltalake import DeltaTable
 from media_pipeline.storage import _files
 from media_pipeline.storage._media_index import media_hashes
 from media_pipeline.storage.tables import Tables
-
-SCHEMA = pa.schema([("media_id", pa.string()), ("text", pa.string())])
-
-
-def at(folder: Path) -> Tables:
-    return Tables(folder / "tables", folder / "locks")
+from media_pipeline_tests._tables import SCHEMA, at
 
 
 def put(tables: Tables, media_id: str, text: str) -> None:

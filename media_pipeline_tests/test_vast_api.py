@@ -22,6 +22,7 @@ from media_pipeline.cloud.api import CreateUnclear, OfferGone, Vast
 from media_pipeline.cloud.records import Charge, Instance, Offer
 from media_pipeline.config_gpu import Gpu
 from media_pipeline.errors import ContractViolation, MediaPipelineError, ProviderUnreachable, RentalRefused, UsageError
+from media_pipeline_tests._rental_home import until
 from media_pipeline_tests.vast_standin import StandIn, free_port
 
 KEY = "test-key"
@@ -65,13 +66,13 @@ def rent(vast: Vast, offer: Offer, label: str = "mp-1") -> int:
 
 def sent(standin: StandIn, method: str, path: str, count: int) -> list[dict[str, Any]]:
     """The requests there have been, which are to be so many: the last one is noted a moment after its answer."""
-    until = time.monotonic() + 10
-    while True:
-        found = [r for r in standin.market.requests if r["method"] == method and r["path"].startswith(path)]
-        if len(found) >= count or time.monotonic() > until:
-            assert len(found) == count
-            return found
-        time.sleep(0.01)
+
+    def found() -> list[dict[str, Any]]:
+        return [r for r in standin.market.requests if r["method"] == method and r["path"].startswith(path)]
+
+    until(lambda: len(found()) >= count)
+    assert len(found()) == count
+    return found()
 
 
 def answering(monkeypatch: pytest.MonkeyPatch, handler: Callable[[httpx.Request], httpx.Response], **how: Any) -> Vast:
