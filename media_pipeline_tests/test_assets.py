@@ -243,7 +243,12 @@ def test_scattered_keys_are_run_in_adjacent_pieces(instance, job, keys) -> None:
     seen: list[tuple[str, Outcome]] = []
     runner = ScriptedRunner(failed={("ocr", keys[5])})
     wanted = [keys[5], keys[0], keys[1], keys[4]]
-    ran = execute_batch(instance, runner, wanted, on_outcome=lambda *what: seen.append(what), job=job)
+    begun: list[int] = []
+    ran = execute_batch(
+        instance, runner, wanted, on_outcome=lambda *what: seen.append(what), job=job,
+        before_last=lambda: begun.append(len(seen)),
+    )  # fmt: skip
+    assert begun == [2 * len(NAMES)], "once, between the first run and the second"
     assert [list(r.partition_keys) for r in ran] == [keys[:2], keys[4:6]]
     assert [dict(r.failed) for r in ran] == [{}, {keys[5]: "ocr: ocr said no"}]
     assert len(seen) == len(wanted) * len(NAMES)

@@ -66,6 +66,30 @@ def test_work_on_a_gpu_fades_too(costs: Costs) -> None:
     assert row["wall_s"] == pytest.approx(MEMORY_WORK_S)
 
 
+def test_overheads_are_per_unit_and_unknown_until_measured(costs: Costs) -> None:
+    assert costs.overhead("run") is None
+    costs.record_overhead("run", 1, 4.0)
+    assert costs.overhead("sending") is None
+    costs.record_overhead("run", 1, 8.0)
+    assert costs.overhead("run") == pytest.approx(6.0, rel=0.05)
+
+
+def test_an_overhead_of_long_ago_fades(costs: Costs) -> None:
+    for seconds in (10.0, 2.0):
+        for _ in range(500):
+            costs.record_overhead("run", 1, seconds)
+    assert costs.overhead("run") == pytest.approx(2.0, rel=0.2)
+
+
+def test_what_was_sent_tells_how_fast_the_line_is(costs: Costs) -> None:
+    costs.record(Cost("ocr", "small", "RTX 4090", 1, 10, 0.0, 1.0, 1.0, sent_bytes=3_000_000, sending_s=1.0))
+    costs.record(Cost("faces", "small", "RTX 4090", 1, 10, 0.0, 1.0, 1.0))
+    costs.record(Cost("ocr", "small", "RTX 4090", 1, 10, 0.0, 1.0, 1.0, sent_bytes=1_000_000, sending_s=1.0))
+    sending_s = costs.overhead("sending")
+    assert sending_s is not None
+    assert 1 / sending_s == pytest.approx(2_000_000, rel=0.01)
+
+
 def test_two_processes_on_one_home(tmp_path: Path) -> None:
     one, two = Costs(tmp_path / "costs.sqlite"), Costs(tmp_path / "costs.sqlite")
     for _ in range(5):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -161,6 +162,22 @@ def test_a_run_that_was_cut_off_after_its_stages_is_still_to_be_ended(tmp_path: 
     assert set(pipeline.pending(ids)) == set(ids)  # the results over all media have not heard of them
     pipeline.end(keys)
     assert pipeline.pending(ids) == []
+
+
+@pytest.mark.slow
+def test_what_a_run_takes_beside_its_analyzers_is_learnt(tmp_path: Path, pictures: Path) -> None:
+    pipeline, keys = opened(tmp_path, pictures)
+    began = time.monotonic()
+    pipeline.begin(keys)
+    found = {name: pipeline.run_stage(name, keys, run_id="r") for name in ("media", "frames", "audio", "ocr")}
+    time.sleep(0.3)
+    pipeline.finish(keys)
+    took_s = time.monotonic() - began
+    [cost] = pipeline.costs.table().to_pylist()
+    decoding_s = sum(outcome.seconds for outcome in found["media"]) / 2
+    assert cost["load_s"] > 0.1
+    around_s = took_s - cost["load_s"] - cost["wall_s"] - decoding_s
+    assert pipeline.costs.overhead("run") == pytest.approx(around_s, abs=0.1)
 
 
 def test_a_changed_option_makes_exactly_its_analyzer_stale(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from media_pipeline.cloud.offers import SETUP_GB
 from media_pipeline.cloud.records import Offer
+from media_pipeline.config import Batching
 from media_pipeline.config_gpu import Gpu
 from media_pipeline.errors import UsageError
 from media_pipeline.execution.placement import Expectations, Option, decide, here, rented
-from media_pipeline.execution.rates import Rates
+from media_pipeline.execution.rates import AROUND, STARTING, Rates
 from media_pipeline.execution.wish import Wish
 from media_pipeline.execution.workload import Habits, Load, Workload
 from media_pipeline.storage.costs import machine
@@ -59,9 +61,16 @@ def measured(
     }
 
 
-def rates(*rows: dict[str, Any], speedup: float = 10) -> Rates:
+def rates(*rows: dict[str, Any], speedup: float = 10, **more: Any) -> Rates:
+    """Of one large run, unless a batch is given."""
     habits = Habits(decode_still_s=0.1, decode_second_s=0.05)
-    return Rates(rows, {"ocr": "m", "transcript": "m", "nsfw": "m"}, habits, cores=2, speedup=speedup)
+    models = dict.fromkeys(("ocr", "faces", "transcript", "nsfw"), "m")
+    more = {"per_run": Batching(max_media=1_000_000, max_duration_s=1e9), **more}
+    return Rates(rows, models, habits, cores=2, speedup=speedup, **more)
+
+
+def seconds(option: Option, stage: str) -> float:
+    return next(took.seconds for took in option.parts if took.stage == stage)
 
 
 def load(**units: float) -> Load:
@@ -73,7 +82,7 @@ OCR = measured("ocr", 100.0, frames=100.0)  # a second per frame
 
 def pictures(count: float) -> Workload:
     each = Load(media=count, stills=count, frames=count)
-    return Workload({"media": each, "ocr": each}, each, upload_bytes=count * 250_000)
+    return Workload({"media": each, "ocr": each}, each, frame_bytes=count * 250_000)
 
 
 def test_what_was_measured_here_is_scaled_by_what_drives_it() -> None:
@@ -84,14 +93,27 @@ def test_what_was_measured_here_is_scaled_by_what_drives_it() -> None:
     assert found["ocr"].seconds == pytest.approx(50)
     assert found["transcript"].seconds == pytest.approx(104)  # the model is loaded once
     assert found["media"].seconds == pytest.approx(20 * 0.1 + 100 * 0.05)
-    assert found["around the stages"].seconds > 0
+    assert found[STARTING].seconds > 0
+    assert found[AROUND].seconds > 0
     assert {took.basis for took in found.values()} == {"measured", "usual"}
+
+
+def test_what_runs_take_beside_their_analyzers_is_counted_for_each_once_it_was_measured() -> None:
+    batch = Batching(max_media=64, max_duration_s=600)
+
+    def around(**units: float) -> float:
+        work = Workload({"ocr": load(frames=1)}, Load(**units))
+        return seconds(here(work, rates(per_run=batch, around_a_run_s=5.0)), AROUND)
+
+    assert around(media=64) == 5
+    assert around(media=65) == 10
+    assert around(media=3, duration_s=1900) == 20, "long videos are few to a run"
 
 
 def test_another_model_or_machine_tells_nothing_of_this_one() -> None:
     work = Workload({"ocr": load(frames=50)})
     for row in (OCR | {"model": "another"}, OCR | {"machine": "another processor"}):
-        took = rates(row).here(work)[0]
+        [took] = (took for took in rates(row).here(work) if took.stage == "ocr")
         assert took.basis == "estimated"
 
 
@@ -103,20 +125,48 @@ def test_a_gpu_is_taken_for_faster_until_it_was_measured() -> None:
     assert (known.seconds, known.basis) == (pytest.approx(30), "measured")
 
 
-def test_a_rented_option_counts_boot_upload_disk_and_what_stays_here() -> None:
+def test_a_rented_option_counts_boot_setup_disk_traffic_and_what_stays_here() -> None:
     work = pictures(3600)
-    expected = Expectations(boot_s=300, upload_bytes_per_s=3_000_000, is_measured=True)
+    expected = Expectations(loading_s=100, setup_s=200, upload_bytes_per_s=3_000_000, is_measured=True)
     gpu = measured("ocr", 10.0, where="RTX 4090", frames=100)
     [option] = rented(work, rates(OCR, gpu), [OFFER], {"ocr"}, GPU, expected, usd_left=10)
-    decode_s, upload_s, ocr_s = 360, 300, 360
-    around_s = next(took.seconds for took in option.parts if took.stage == "around the stages")
-    assert option.seconds == pytest.approx(max(300, decode_s) + upload_s + ocr_s + around_s)
-    hours = (decode_s + upload_s + ocr_s) / 3600
-    gpu_hours = hours - 300 / 3600
+    decode_s, ocr_s, around_s = 360, 360, seconds(option, AROUND)
+    assert seconds(option, "ocr") == ocr_s, "300 s of sending, meanwhile"
+    assert option.seconds == pytest.approx(seconds(option, STARTING) + max(300, decode_s) + ocr_s + around_s)
+    hours = (decode_s + ocr_s + around_s / 2) / 3600
+    gpu_hours = hours - 100 / 3600  # it is set up at the full price
     disk = 0.18 * GPU.disk_gb / 720
-    assert option.usd == pytest.approx(0.39 * gpu_hours + disk * hours + 0.01 * 0.9, rel=1e-6)
+    assert option.usd == pytest.approx(0.39 * gpu_hours + disk * hours + 0.01 * (SETUP_GB + 0.9), rel=1e-6)
     assert option.is_measured
-    assert here(work, rates(OCR, gpu)).seconds == pytest.approx(3600 + 360 + around_s)
+    assert here(work, rates(OCR, gpu)).seconds == pytest.approx(seconds(option, STARTING) + 3600 + decode_s + around_s)
+
+
+def test_over_a_slow_line_the_first_stage_that_sees_waits_for_the_frames() -> None:
+    each = load(media=100, frames=100)
+    work = Workload({"faces": each, "ocr": each}, each, frame_bytes=50e6, sound_bytes=1e12)
+    costs = [measured(name, 20.0, where="RTX 4090", frames=100, load_s=5.0) for name in ("faces", "ocr")]
+    slow = Expectations(upload_bytes_per_s=1e6)
+    [option] = rented(work, rates(*costs), [OFFER], {"faces", "ocr"}, GPU, slow, usd_left=10)
+    assert (seconds(option, "faces"), seconds(option, "ocr")) == (5 + 50, 5 + 20)
+    quick = Expectations(upload_bytes_per_s=1e9)
+    [limited] = rented(work, rates(*costs), [replace(OFFER, inet_down_mbps=4)], {"faces"}, GPU, quick, usd_left=10)
+    assert seconds(limited, "faces") == 5 + 100, "its own line is slower than ours"
+
+
+def test_in_several_runs_the_machine_waits_for_what_is_done_here_but_for_the_last() -> None:
+    work = pictures(128)
+    costs = [OCR, measured("ocr", 10.0, where="RTX 4090", frames=100)]
+    at_once = Expectations(loading_s=0, setup_s=0)
+
+    def option(size: int) -> Option:
+        given = rates(*costs, per_run=Batching(max_media=size), around_a_run_s=100.0)
+        [found] = rented(work, given, [replace(OFFER, disk_usd_per_gb_month=0.0)], {"ocr"}, GPU, at_once, usd_left=10)
+        return found
+
+    one, four = option(128), option(32)
+    assert four.seconds - one.seconds == pytest.approx(300)
+    # Three more runs as a whole, and half of the last, in place of half of the only one.
+    assert four.usd - one.usd == pytest.approx(300 / 3600 * 0.39, rel=0.01)
 
 
 def test_the_machine_costs_while_stages_between_its_own_run_here() -> None:
@@ -143,14 +193,17 @@ def test_a_small_budget_covers_a_share_and_none_at_all_no_machine() -> None:
     assert rented(work, rates(OCR), [OFFER], {"ocr"}, GPU, Expectations(), usd_left=0.001) == []
 
 
-def test_a_long_queue_gets_several_machines() -> None:
-    gpu = replace_gpu(max_machines=3)
-    work = pictures(360_000)
-    one = rented(work, rates(OCR), [OFFER], {"ocr"}, GPU, Expectations(), usd_left=100)[0]
-    three = rented(work, rates(OCR), [OFFER], {"ocr"}, gpu, Expectations(), usd_left=100)[0]
+def test_a_long_queue_gets_several_machines_that_share_the_line() -> None:
+    def option(count: float, machines: int, bytes_per_s: float) -> Option:
+        line, gpu = Expectations(upload_bytes_per_s=bytes_per_s), replace_gpu(max_machines=machines)
+        return rented(pictures(count), rates(OCR), [OFFER], {"ocr"}, gpu, line, usd_left=100)[0]
+
+    one, three = option(360_000, 1, 1e9), option(360_000, 3, 1e9)
     assert (one.machines, three.machines) == (1, 3)
+    assert seconds(three, "ocr") == pytest.approx(seconds(one, "ocr") / 3)
     assert three.seconds < one.seconds
-    assert rented(pictures(100), rates(OCR), [OFFER], {"ocr"}, gpu, Expectations(), usd_left=100)[0].machines == 1
+    assert seconds(option(360_000, 3, 3e6), "ocr") == pytest.approx(90e9 / 3e6), "not faster than it is fed"
+    assert option(100, 3, 1e9).machines == 1
 
 
 def replace_gpu(**changes: Any) -> Gpu:

@@ -221,11 +221,18 @@ def test_results_are_those_of_this_machine(pool: PoolOf, settings: Settings, mak
 @pytest.mark.slow
 def test_costs_are_learnt_by_machine(pool: PoolOf, settings: Settings, make: Make, tiny: Tiny) -> None:
     rented = pool(foreign_place(settings), share=0)
-    rented.run(tiny["tiny"], [make("a", frames=3), make("bb", width=SLOW)])
-    (cost,) = rented.costs
+    media = [make("a", frames=3), make("bb", width=SLOW)]
+    rented.run(tiny["tiny"], media)
+    rented.run(tiny["tiny"], media[:1])
+    cost, again = rented.costs
     assert (cost.analyzer, cost.model, cost.device, cost.machine) == ("tiny", "tiny", "cpu", "RTX 4090")
     assert (cost.media, cost.frames) == (2, 4)
     assert 0.25 < cost.wall_s < 30
+    assert cost.load_s is not None
+    assert cost.load_s > 0.2, "the worker starts first"
+    assert again.load_s is None
+    assert cost.sent_bytes > again.sent_bytes == 0, "what is there is not sent again"
+    assert 0 < cost.sending_s < cost.wall_s + cost.load_s
 
 
 @pytest.mark.slow

@@ -342,6 +342,8 @@ def test_costs_are_told(own: WorkerExecutor, make: Make, tiny: Tiny) -> None:
     assert (cost.media, cost.frames, cost.audio_s) == (2, 4, pytest.approx(1.0, abs=0.1))
     assert cost.wall_s > 0
     assert cost.load_s is not None
+    assert cost.load_s > 0.2, "the process starts first"
+    assert cost.sent_bytes == 0, "it reads the cache"
     own.unload()
     assert own._worker is None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import uuid
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 class Placed:
     """Where the runs of a command compute, and in the end what that took."""
 
-    def __init__(self, tags: Mapping[str, str], facts: dict[str, Any] | None) -> None:
+    def __init__(
+        self, tags: Mapping[str, str], facts: dict[str, Any] | None, no_run_follows: Callable[[], None] | None = None
+    ) -> None:
         self.tags = tags
+        self.no_run_follows = no_run_follows  # to be told when the last run begins
         self.facts = facts  # None: only this machine was asked for
 
 
@@ -34,7 +37,6 @@ def placed(
     wish: Wish,
     console: Console,
     *,
-    is_one_run: bool,
     force: bool = False,
 ) -> Iterator[Placed]:
     """Decides, rents where that is not this machine, and gives back at the end, also at Ctrl-C and SIGTERM."""
@@ -48,9 +50,10 @@ def placed(
     with _terminated_as_interrupted():
         try:
             decision = pipeline.placements.place(
-                media, stages, wish, run_id=f"command-{uuid.uuid4().hex[:12]}", say=say, is_last=is_one_run, force=force
+                media, stages, wish, run_id=f"command-{uuid.uuid4().hex[:12]}", say=say, is_last=False, force=force
             )
-            found = Placed(decision.tags(), decision.facts(pipeline.settings.gpu.eur_per_usd))
+            facts = decision.facts(pipeline.settings.gpu.eur_per_usd)
+            found = Placed(decision.tags(), facts, pipeline.placements.no_run_follows)
             if decision.target == "cpu" and wish.target == "auto":
                 say(f"on this machine: {decision.reason}")
             yield found

@@ -138,7 +138,7 @@ def _run(
     with (
         disk_full_explained(app.settings.home),
         open_instance(app.settings) as instance,
-        placed(pipeline, todo, stages, wish, progress.console, is_one_run=len(runs) == 1, force=force) as where,
+        placed(pipeline, todo, stages, wish, progress.console, force=force) as where,
     ):
         for batch in runs:
             keys = [m.partition_key for m in batch]
@@ -152,6 +152,7 @@ def _run(
                 retry_failed=retry_failed,
                 on_outcome=show,
                 more_tags=where.tags,
+                before_last=where.no_run_follows if batch is runs[-1] else None,
             )
     progress.update(task, completed=len(wanted) * len(stages), description="analysed")
     return unavailable, where.facts

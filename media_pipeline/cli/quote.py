@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from media_pipeline.execution.pipeline import Pipeline
     from media_pipeline.execution.placement import Decision, Option
     from media_pipeline.execution.workload import Workload
+    from media_pipeline.media.walk import Found
 
 
 @click.command()
@@ -38,8 +39,8 @@ def quote(
 ) -> None:
     """What analysing PATH… (files or folders) would take and cost. Takes nothing in, computes and rents nothing.
 
-    Lengths are read from the headers of the files; what a frame and a second of sound cost was learnt from earlier
-    runs on this machine and on rented ones.
+    Lengths are read from the headers of the files, and equal files count once; what a frame and a second of sound cost
+    was learnt from earlier runs on this machine and on rented ones.
     """
     pipeline = app.pipeline
     wish = Wish.of(app.settings.gpu, target=target, max_usd=max_usd)
@@ -54,40 +55,47 @@ def quote(
 
 def _work(pipeline: Pipeline, paths: Sequence[Path], stages: Sequence[str]) -> Workload:
     from media_pipeline.execution.workload import of_files, of_media
+    from media_pipeline.media.contents import distinct
 
     known: set[str] = set()
+    unknown: list[Found] = []
     new: list[Path] = []
     refused: dict[str, str] = {}
     with progress_bar(Console(stderr=True)) as progress:
         task = progress.add_task("looking at files", total=None)
-        for found, refusal in _files(paths):
+        for found in _files(paths):
             progress.advance(task)
-            if refusal is not None:
-                refused[str(found)] = refusal
-            elif media_id := pipeline.sources.unchanged(found, found.stat()):
+            if found.refusal is not None or found.stat is None:
+                refused[found.path] = str(found.refusal or "it cannot be looked at")
+            elif media_id := pipeline.sources.unchanged(found.path, found.stat):
                 known.add(media_id)
             else:
-                new.append(found)
-        progress.update(task, description="reading headers", total=len(new) + len(known))
+                unknown.append(found)
+        progress.update(task, description="comparing files of one size", completed=0, total=len(unknown))
+        for content in distinct(unknown, pipeline.sources):
+            progress.advance(task)
+            if isinstance(content, str):
+                known.add(content)
+            else:
+                new.append(Path(content.path))
+        progress.update(task, description="reading headers", total=None)
         return of_media(pipeline, list(pipeline.sources.by_id(known).values()), stages) + of_files(
             pipeline, new, stages, refused
         )
 
 
-def _files(paths: Sequence[Path]) -> Iterator[tuple[Path, str | None]]:
-    """Every file that `analyze` would look at, and why it would not take it."""
+def _files(paths: Sequence[Path]) -> Iterator[Found]:
+    """Every file that `analyze` would look at."""
     from media_pipeline.media.walk import inspect_given, walk
 
     for path in paths:
         if path.is_dir():
-            found = walk(os.path.realpath(path))
-        else:
-            try:
-                found = iter([inspect_given(str(path))])
-            except (OSError, ValueError):
-                raise UsageError(f"{path} does not exist", "name files or folders that are there") from None
-        for one in found:
-            yield Path(one.path), str(one.refusal) if one.refusal else None
+            yield from walk(os.path.realpath(path))
+            continue
+        try:
+            yield inspect_given(str(path))
+        except (OSError, ValueError):
+            raise UsageError(f"{path} does not exist", "name files or folders that are there") from None
 
 
 def _facts(work: Workload, decision: Decision, eur: float | None) -> dict[str, Any]:

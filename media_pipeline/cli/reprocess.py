@@ -96,7 +96,7 @@ def _run(app: App, found: Plan, console: Console) -> dict[str, Any]:
         progress_bar(console) as progress,
         disk_full_explained(app.settings.home),
         open_instance(app.settings) as instance,
-        placed(app.pipeline, media, list(found.counts), wish, progress.console, is_one_run=False) as where,
+        placed(app.pipeline, media, list(found.counts), wish, progress.console) as where,
     ):
         task = progress.add_task("reprocessing", total=len(stale))
 

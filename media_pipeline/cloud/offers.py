@@ -28,7 +28,7 @@ _LEAST_CAPABILITY, _BLACKWELL = 7.5, 10.0
 # An offer dearer than this many times the median of its GPU is a mistake or a trap.
 _MEDIAN_FACTOR, _MEDIAN_OF = 2.0, 5
 # The typical job.
-_SETUP_GB, _BOOT_S, _JOB_S, _JOB_DLPERF, _UNKNOWN_DLPERF = 6.0, 180, 1800, 20.0, 10.0
+SETUP_GB, _BOOT_S, _JOB_S, _JOB_DLPERF, _UNKNOWN_DLPERF = 6.0, 180, 1800, 20.0, 10.0
 _JOB_GB_IN, _JOB_GB_OUT, _UPLOAD_MBPS = 2.0, 0.1, 100.0
 _PROXY_FACTOR = 1.1  # without an open port all goes through Vast.ai's proxy: slower, one more thing to break
 
@@ -124,14 +124,14 @@ def hourly_usd(offer: Offer, disk_gb: float) -> float:
 def expected_usd(offer: Offer, gpu: Gpu) -> float:
     """What the typical job is expected to cost there; see the module."""
     down = max(offer.inet_down_mbps, 1.0)
-    setup_s = _seconds(_SETUP_GB, down)
+    setup_s = _seconds(SETUP_GB, down)
     compute_s = _JOB_S * (0.5 + 0.5 * _JOB_DLPERF / (offer.dlperf or _UNKNOWN_DLPERF))
     running_s = setup_s + _seconds(_JOB_GB_IN, min(down, _UPLOAD_MBPS)) + compute_s
     cost = usd(
         offer,
         running_s=running_s,
         existing_s=running_s + _BOOT_S,
-        gb_in=_SETUP_GB + _JOB_GB_IN,
+        gb_in=SETUP_GB + _JOB_GB_IN,
         gb_out=_JOB_GB_OUT,
         disk_gb=gpu.disk_gb,
     )

@@ -6,7 +6,7 @@ The runs go through the same job and instance as those of the daemon and look th
 from __future__ import annotations
 
 import importlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -47,6 +47,7 @@ def execute_batch(
     job: dg.JobDefinition | None = None,
     job_name: str = ANALYZE_JOB,
     more_tags: Mapping[str, str] | None = None,
+    before_last: Callable[[], None] | None = None,
 ) -> list[RunResult]:
     """Run these media through the stages in this process.
 
@@ -58,6 +59,7 @@ def execute_batch(
         force: make standing results anew. retry_failed: try again what failed on the same content.
         job: instead of the one of the definitions that `job_name` names.
         more_tags: of the runs, for people
+        before_last: told when the last of the runs begins
 
     Raises:
         MediaPipelineError: nothing could go on (a full disk); what was finished before is kept.
@@ -76,10 +78,13 @@ def execute_batch(
     }
     selection = None if stages is None else [dg.AssetKey(name) for name in stages]
     existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
-    return [
-        _execute(instance, job, BatchRun(runner, on_outcome), adjacent, selection, tags)
-        for adjacent in contiguous_ranges(existing, partition_keys)
-    ]
+    results = []
+    ranges = contiguous_ranges(existing, partition_keys)
+    for number, adjacent in enumerate(ranges, 1):
+        if number == len(ranges) and before_last is not None:
+            before_last()
+        results.append(_execute(instance, job, BatchRun(runner, on_outcome), adjacent, selection, tags))
+    return results
 
 
 def _execute(

@@ -22,6 +22,7 @@ from media_pipeline.execution.in_process import InProcessExecutor
 from media_pipeline.execution.judging import Judge, Todo
 from media_pipeline.execution.kept import Kept
 from media_pipeline.execution.outcome import Outcome
+from media_pipeline.execution.run_clock import RunClock
 from media_pipeline.execution.second_chance import second_chance
 from media_pipeline.execution.stages import (
     AnalyzerStage,
@@ -41,7 +42,7 @@ from media_pipeline.results.moderation import Moderation, decision_table
 from media_pipeline.results.search import refresh_image_index, refresh_people_indexes, refresh_text_index
 from media_pipeline.storage import schemas
 from media_pipeline.storage.catalog import Catalog
-from media_pipeline.storage.costs import Costs
+from media_pipeline.storage.costs import Cost, Costs
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.leases import Leases
 from media_pipeline.storage.ledger import Ledger
@@ -74,6 +75,7 @@ class Pipeline:
         self.ledger = Ledger(self.tables)
         self.kept = Kept(self.layout)
         self.costs = Costs(self.layout.costs)
+        self._clock = RunClock()
         self.cache = Cache(self.layout.cache, settings.cache_max_bytes)
         self.models = ModelStore.of(settings)
 
@@ -155,6 +157,7 @@ class Pipeline:
         Raises:
             DiskFull: nothing can be written; what was committed before stays.
         """
+        self._clock.begin_stage()
         stage = self._stages[name]
         known = self.sources.by_partition(partition_keys)
         entries = self.ledger.entries([m.media_id for m in known.values()])
@@ -182,7 +185,12 @@ class Pipeline:
                 outcomes[outcome.partition_key] = outcome
                 if on_outcome:
                     on_outcome(outcome)
+        if name == "media":
+            made = (outcome.seconds for outcome in outcomes.values() if not outcome.current)
+            self._clock.decoded(sum(made) / self.settings.thread_count)
         if "placements" in self.__dict__:
+            if self.placements.has_rented_for(name):
+                self._clock.stage_was_elsewhere()
             self.placements.stage_is_through(name)
         return [outcomes[key] for key in partition_keys if key in outcomes]
 
@@ -285,6 +293,7 @@ class Pipeline:
 
         From here on its partition is known to be in the hands of a run: no sensor needs to ask for it.
         """
+        self._clock.begin()
         ids = self._ids(partition_keys)
         self.sources.start_attempt(ids)
         self.sources.mark_announced(ids)
@@ -308,6 +317,8 @@ class Pipeline:
         refresh_people_indexes(self.tables, self.layout, self.settings)
         warehouse = self.catalog.publish()
         freed = self.cache.evict(keep=ids)
+        if (overhead_s := self._clock.end()) is not None:
+            self.costs.record_overhead("run", 1, overhead_s)
         return {
             "duplicates": {"pairs": pairs},
             **identities,
@@ -348,7 +359,7 @@ class Pipeline:
 
     @cached_property
     def _executor(self) -> Relay:
-        s, on_cost = self.settings, self.costs.record
+        s, on_cost = self.settings, self._computed_here
         if not s.worker_process:
             return Relay(InProcessExecutor(s.thread_count, low_memory=s.low_memory, on_cost=on_cost))
         silence_s = s.gpu.heartbeat_timeout_s
@@ -357,6 +368,10 @@ class Pipeline:
                 local_place(s), s.thread_count, heartbeat_timeout_s=silence_s, on_cost=on_cost, low_memory=s.low_memory
             )
         )
+
+    def _computed_here(self, cost: Cost) -> None:
+        self.costs.record(cost)
+        self._clock.computed(cost)
 
     @cached_property
     def _stages(self) -> dict[str, Stage]:

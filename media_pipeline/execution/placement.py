@@ -6,19 +6,21 @@ allows to spend; both are pure.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
-from media_pipeline.cloud.offers import usd
+from media_pipeline.analyzers._registry import registry
+from media_pipeline.cloud.offers import SETUP_GB, usd
 from media_pipeline.cloud.records import Offer
 from media_pipeline.config_gpu import Gpu, Target
-from media_pipeline.execution.rates import Rates, Took
+from media_pipeline.execution.rates import AROUND, STARTING, Rates, Took
 from media_pipeline.execution.wish import Wish
 from media_pipeline.execution.workload import Workload
 
 # A machine that cannot do a minute's work before its budget is used up is not worth renting.
 _LEAST_WORK_S = 60.0
+_AROUND_BEFORE = 0.5  # of what is around the stages of a run, before its machine is given back: a guess
 _BYTES_PER_GB = 1e9
 
 
@@ -26,9 +28,14 @@ _BYTES_PER_GB = 1e9
 class Expectations:
     """What renting has taken so far, or what is assumed until it was done once."""
 
-    boot_s: float = 240.0  # from the order to a worker that answers
+    loading_s: float = 60.0  # from the order to a machine that runs: only its disk costs
+    setup_s: float = 180.0  # from there to a worker that answers
     upload_bytes_per_s: float = 2_500_000.0  # from here to there
     is_measured: bool = False
+
+    @property
+    def boot_s(self) -> float:
+        return self.loading_s + self.setup_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,40 +124,49 @@ def rented(
 ) -> list[Option]:
     """The work with one of these machines, the best value first.
 
-    A machine is ordered at once and boots while media are decoded here; frames and sound of the eligible stages are
-    sent. Stages run one after another: of the others, those before the last eligible one run here while the machine
-    waits, and costs; those behind it when it is given back.
+    A machine is ordered at once and boots while the media of the first run are decoded here. Stages run one after
+    another, and so do runs: while others than the eligible ones run here the machine waits, and costs, until the last
+    eligible one of the last run is through.
 
     Args:
         eligible: stages that a rented machine may and can do
         usd_left: what may still be spent
     """
-    local = [took for took in rates.here(work) if took.stage not in eligible]
-    decoding_s = sum(took.seconds for took in local if took.stage == "media")
+    full = here(work, rates)
+    local = [took for took in full.parts if took.stage not in eligible]
     order = list(work.stages)
     last = max((place for place, name in enumerate(order) if name in eligible), default=0)
-    between_s = sum(took.seconds for took in local if took.stage in order[:last] and took.stage != "media")
-    behind_s = sum(took.seconds for took in local) - decoding_s - between_s
-    full = here(work, rates)
+
+    def seconds_of(names: Collection[str]) -> float:
+        return sum(took.seconds for took in local if took.stage in names)
+
+    starting_s, decoding_s = seconds_of([STARTING]), seconds_of(["media"])
+    between_s = seconds_of(order[:last]) - decoding_s + _AROUND_BEFORE * seconds_of([AROUND])
+    behind_s = seconds_of([took.stage for took in local]) - starting_s - decoding_s - between_s
+    first = 1 / rates.runs(work)
+    waiting_s = max(expected.boot_s, first * decoding_s) + between_s + (1 - first) * (decoding_s + behind_s)
+    sees, hears = (any(need in registry()[name].needs for name in eligible) for need in ("frames", "audio"))
+    sent_bytes = sees * work.frame_bytes + hears * work.sound_bytes
     found = []
     for offer in offers:
         there = rates.on_gpu(work, offer.gpu, [name for name in work.stages if name in eligible])
         machines = _machines(gpu, sum(took.seconds for took in there), expected)
-        upload_s = work.upload_bytes / min(expected.upload_bytes_per_s, offer.inet_down_mbps * 125_000)
-        working_s = (upload_s + sum(took.seconds for took in there)) / machines
-        existing_s = max(expected.boot_s, decoding_s) + between_s + working_s
+        bytes_per_s = min(expected.upload_bytes_per_s, offer.inet_down_mbps * 125_000)
+        there = list(_fed(there, work, bytes_per_s, machines))
+        working_s = sum(took.seconds for took in there)
+        existing_s = waiting_s + working_s
         cost = machines * usd(
             offer,
-            running_s=existing_s - expected.boot_s,
+            running_s=existing_s - expected.loading_s,
             existing_s=existing_s,
-            gb_in=work.upload_bytes / _BYTES_PER_GB / machines,
+            gb_in=SETUP_GB + sent_bytes / _BYTES_PER_GB / machines,
             gb_out=0.0,
             disk_gb=gpu.disk_gb,
         )
         share = min(1.0, usd_left / cost) if cost > 0 else 1.0
         if share * working_s < min(_LEAST_WORK_S, working_s):
             continue
-        seconds = existing_s + behind_s
+        seconds = starting_s + existing_s + first * behind_s
         found.append(
             Option(
                 "gpu",
@@ -199,6 +215,19 @@ def decide(wish: Wish, cpu: Option, gpus: Sequence[Option], gpu: Gpu, *, no_gpu:
         worth = f"{gpu.usd_per_hour_saved:g} USD an hour"
         return on(cpu, f"{best.usd:.2f} USD to be {saved_h * 60:.0f} minutes faster is more than {worth}")
     return on(best, f"{saved_h * 60:.0f} minutes faster for {best.usd:.2f} USD{_partly(best)}")
+
+
+def _fed(there: Sequence[Took], work: Workload, bytes_per_s: float, machines: int) -> Iterator[Took]:
+    """What one machine takes as so many share the work and the line.
+
+    The first stage that sees has the frames sent, the first that hears the sound; what has arrived is computed while
+    the next is on its way. Each machine loads every model.
+    """
+    unsent = {"frames": work.frame_bytes, "audio": work.sound_bytes}
+    for took in there:
+        upload_s = sum(unsent.pop(need, 0.0) for need in registry()[took.stage].needs) / bytes_per_s
+        computing_s = (took.seconds - took.load_s) / machines
+        yield replace(took, seconds=took.load_s + max(computing_s, upload_s))
 
 
 def _machines(gpu: Gpu, working_s: float, expected: Expectations) -> int:

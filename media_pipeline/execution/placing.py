@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from media_pipeline.cloud.fleet import RentedFleet
     from media_pipeline.cloud.records import Offer
     from media_pipeline.execution.pipeline import Pipeline
+    from media_pipeline.storage.costs import Costs
     from media_pipeline.storage.leases import Leases
     from media_pipeline.storage.sources import KnownMedium
 
@@ -33,12 +34,17 @@ _LATEST = 20  # leases that are learnt from
 NO_KEY = "no key of Vast.ai is set (VAST_API_KEY)"
 
 
-def expectations(leases: Leases) -> Expectations:
+def expectations(leases: Leases, costs: Costs) -> Expectations:
     """What the last machines took until their worker answered, and how fast they took in what was sent."""
-    boots = [lease.ready_at - lease.opened_at for lease in leases.latest(_LATEST) if lease.ready_at is not None]
-    if not boots:
-        return Expectations()
-    return Expectations(boot_s=statistics.median(boots), is_measured=True)
+    assumed, sending_s = Expectations(), costs.overhead("sending")
+    times = [(lease.opened_at, lease.running_at, lease.ready_at) for lease in leases.latest(_LATEST)]
+    ready = [(opened, running, up) for opened, running, up in times if running is not None and up is not None]
+    return Expectations(
+        loading_s=statistics.median([running - opened for opened, running, _ in ready] or [assumed.loading_s]),
+        setup_s=statistics.median([up - running for _, running, up in ready] or [assumed.setup_s]),
+        upload_bytes_per_s=1 / sending_s if sending_s else assumed.upload_bytes_per_s,
+        is_measured=bool(ready),
+    )
 
 
 class Placements:
@@ -49,6 +55,7 @@ class Placements:
         self._fleet: RentedFleet | None = None
         self._pool: PooledExecutor | None = None
         self._began = 0.0
+        self._last_eligible: str | None = None
         self._release_after: str | None = None
         self.rented: dict[str, Any] | None = None  # what the last renting came to
 
@@ -77,7 +84,7 @@ class Placements:
             offers, usd_left = self._market(wish)
         except MediaPipelineError as error:
             return decide(wish, cpu, [], settings.gpu, no_gpu=str(error))
-        expected = expectations(self._pipeline.leases)
+        expected = expectations(self._pipeline.leases, self._pipeline.costs)
         gpus = rented(whole, rates, offers, eligible, settings.gpu, expected, usd_left=usd_left)
         poor = f"the {max(0.0, usd_left):.2f} USD left of the budget do not pay for a machine's start"
         return decide(wish, cpu, gpus, settings.gpu, no_gpu=poor)
@@ -130,7 +137,8 @@ class Placements:
             workload.habits(pipeline),
             cores=pipeline.settings.thread_count,
             speedup=pipeline.settings.gpu.speedup,
-            media_per_run=pipeline.settings.batch.max_media,
+            per_run=pipeline.settings.batch,
+            around_a_run_s=pipeline.costs.overhead("run"),
         )
 
     # --- renting -----------------------------------------------------------------------------------------------------
@@ -151,7 +159,7 @@ class Placements:
         """Decide for these media, and begin to rent where that is not here. `give_back` ends it.
 
         Args:
-            is_last: no further run of this process follows: the machine goes as soon as nothing more can use it
+            is_last: no further run of this process follows; else `no_run_follows` says when
             keep_idle: a machine may wait for a next run of another process
         """
         work = workload.of_media(self._pipeline, media, stages, force=force)
@@ -166,8 +174,14 @@ class Placements:
         )
         self._rent(decision, wish, run_id=run_id, say=say, keep_idle=keep_idle)
         eligible = self.eligible(work.stages)
-        self._release_after = [n for n in self._pipeline.judge.stages if n in eligible][-1] if is_last else None
+        self._last_eligible = [name for name in self._pipeline.judge.stages if name in eligible][-1]
+        if is_last:
+            self.no_run_follows()
         return decision
+
+    def no_run_follows(self) -> None:
+        """From now on the machine goes as soon as nothing more can use it."""
+        self._release_after = self._last_eligible
 
     def _rent(self, decision: Decision, wish: Wish, *, run_id: str, say: Say, keep_idle: bool) -> None:
         from media_pipeline.cloud.fleet import open_fleet
@@ -193,6 +207,10 @@ class Placements:
         self._relay.to = self._pool
         self._fleet.start()
 
+    def has_rented_for(self, name: str) -> bool:
+        """Whether this stage is computed by what was rented."""
+        return self._pool is not None and name in self.eligible([name])
+
     def stage_is_through(self, name: str) -> None:
         """Told after each stage of a run: a machine that nothing more can use costs money."""
         if name == self._release_after:
@@ -201,7 +219,7 @@ class Placements:
     def give_back(self) -> None:
         """Ends the renting, if there is any; `rented` says what it came to."""
         fleet, pool = self._fleet, self._pool
-        self._fleet = self._pool = self._release_after = None
+        self._fleet = self._pool = self._last_eligible = self._release_after = None
         self._relay.to = self._relay.here
         suspects: dict[str, list[str]] = {}
         if pool is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from media_pipeline.analyzers._registry import registry
+from media_pipeline.config import Batching
 from media_pipeline.execution.workload import Habits, Load, Workload
 from media_pipeline.storage.costs import machine
 
@@ -24,8 +25,11 @@ _REFERENCE = {
     "transcript": 0.6,
 }
 _REFERENCE_PER_MEDIUM = 0.02  # the others read rows
-# Starting a run, keeping its results, bringing indexes and views up to date: per run, whatever its size.
-_AROUND_A_RUN_S = 7.0
+STARTING, AROUND = "starting", "around the stages"  # beside the stages of a run
+_STARTING_S = 3.0  # Python, Dagster and a look at the files, once
+# Until it was measured, what a run takes whatever its size: going from stage to stage, keeping results, bringing
+# indexes and views up to date.
+_AROUND_A_RUN_S = 4.0
 _REFERENCE_DECODE = (0.15, 0.06)  # per still picture and per second of video or sound
 
 
@@ -36,7 +40,8 @@ class Took:
     stage: str
     seconds: float
     where: str  # "here", or the name of a GPU
-    basis: str  # "measured", "measured on RTX 4090", "estimated"
+    basis: str  # "measured", "estimated", "usual"
+    load_s: float = 0.0  # of them until it can begin
 
 
 class Rates:
@@ -47,7 +52,8 @@ class Rates:
         models: the model that each analyzer will use
         habits: what decoding took
         cores: that work here
-        media_per_run: how many one run takes
+        per_run: how much one run takes
+        around_a_run_s: what a run took beside its analyzers; None: not measured yet
         speedup: how many times as fast as this machine a GPU is taken for until it was measured
     """
 
@@ -59,18 +65,30 @@ class Rates:
         *,
         cores: int,
         speedup: float,
-        media_per_run: int = 64,
+        per_run: Batching | None = None,
+        around_a_run_s: float | None = None,
     ) -> None:
         self._measured, self._models, self._habits = measured, models, habits
-        self._cores, self._speedup, self._media_per_run = cores, speedup, media_per_run
+        self._cores, self._speedup = cores, speedup
+        self._per_run, self._around_a_run_s = per_run or Batching(), around_a_run_s
 
     def here(self, work: Workload) -> list[Took]:
         """Each stage with work, on this machine, and what a run takes around them."""
         if not work.stages:
             return []
-        runs = math.ceil(work.total.media / self._media_per_run)
-        around = Took("around the stages", _AROUND_A_RUN_S * runs, "here", "usual")
-        return [*(self._stage(name, load) for name, load in work.stages.items()), around]
+        measured_s = self._around_a_run_s
+        each_s, basis = (_AROUND_A_RUN_S, "usual") if measured_s is None else (measured_s, "measured")
+        return [
+            Took(STARTING, _STARTING_S, "here", "usual"),
+            *(self._stage(name, load) for name, load in work.stages.items()),
+            Took(AROUND, each_s * self.runs(work), "here", basis),
+        ]
+
+    def runs(self, work: Workload) -> int:
+        """How many it takes, one after another."""
+        by_count = work.total.media / self._per_run.max_media
+        by_length = work.total.duration_s / self._per_run.max_duration_s
+        return max(1, math.ceil(max(by_count, by_length)))
 
     def on_gpu(self, work: Workload, gpu: str, names: Iterable[str]) -> list[Took]:
         """These stages on a machine with this GPU."""
@@ -84,7 +102,7 @@ class Rates:
                 here = self._stage(name, load)
                 found.append(Took(name, here.seconds / self._speedup, gpu, "estimated"))
             else:
-                found.append(Took(name, _measured(name, load, row), gpu, "measured"))
+                found.append(Took(name, _measured(name, load, row), gpu, "measured", row["load_s"] or 0.0))
         return found
 
     def _stage(self, name: str, load: Load) -> Took:

@@ -79,6 +79,8 @@ class WorkerClient:
         self._spec: AnalyzerSpec | None = None
         self._model = ""
         self._run, self._began = 0, 0.0
+        self._started_s = 0.0  # until it could begin: its own start, where this is its first run, and the model's
+        self._sent_bytes, self._sending_s = 0, 0.0  # of frames and sound in this run
         self._answered = (0, 0, 0.0)  # media, frames and seconds of sound in this run
         self._abandoned: dict[int, tuple[AnalyzerSpec, set[str]]] = {}  # by run
         self._held: OrderedDict[str, dict[str, int]] = OrderedDict()  # bytes there, by name and part
@@ -106,12 +108,14 @@ class WorkerClient:
         """
         if self._is_greeted:
             return
+        began = time.monotonic()
         self._line.send(Message("hello"))
         self.hello = Hello.from_json(self._expect("hello").header)
         # Here it is this very installation, and an upgrade of it while this process runs is what fingerprints are for.
         if self.place.is_foreign and self.hello.code != code_digest():
             raise BadMessage(f"{self.place.name} runs another version of this program", "install this one there")
         self._is_greeted = True
+        self._started_s = time.monotonic() - began
 
     def begin(self, spec: AnalyzerSpec, choice: ModelChoice, options: Options) -> None:
         """Have the analyzer loaded.
@@ -121,7 +125,7 @@ class WorkerClient:
         """
         self._run += 1
         self._spec, self._model, self._answered = spec, choice.name, (0, 0, 0.0)
-        self._began = time.monotonic()
+        self._began, self._sent_bytes, self._sending_s = time.monotonic(), 0, 0.0
         asked: Header = {
             "run": self._run,
             "analyzer": spec.name,
@@ -137,6 +141,7 @@ class WorkerClient:
         self.batch_media = answer.header.get("batch_media", 0)
         if not isinstance(self.batch_media, int) or not 1 <= self.batch_media <= _MAX_BATCH:
             raise self.refuse(f"batches of {str(self.batch_media)[:20]} media")
+        self._started_s += time.monotonic() - self._began
 
     @property
     def window(self) -> int:
@@ -196,9 +201,21 @@ class WorkerClient:
             return None
         media, frames, audio_s = self._answered
         device = printable(str(told["device"])[:_MAX_DEVICE]) if isinstance(told, dict) and "device" in told else "cpu"
-        name, model, machine = self._spec.name, self._model, self.place.machine
-        wall_s = min(wall_s, time.monotonic() - self._began)
-        return Cost(name, model, device, media, frames, audio_s, cpu_s, wall_s, load_s, machine)
+        started_s, self._started_s = self._started_s, 0.0
+        return Cost(
+            self._spec.name,
+            self._model,
+            device,
+            media,
+            frames,
+            audio_s,
+            cpu_s,
+            wall_s=min(wall_s, time.monotonic() - self._began),
+            load_s=None if load_s is None else started_s,
+            machine=self.place.machine,
+            sent_bytes=self._sent_bytes,
+            sending_s=self._sending_s,
+        )
 
     def lost(self, why: str) -> WorkerLost:
         """End it, because there is no use in waiting."""
@@ -259,9 +276,12 @@ class WorkerClient:
         if uploads.SOUND_FILES not in there:
             parts[uploads.SOUND_FILES] = uploads.sound_messages(medium, name)
         self._make_room(uploads.input_bytes(medium) if parts else 0)
+        began = time.monotonic()
         for part, pieces in parts.items():
             if sent := self._send_all(pieces, name):
                 there[part] = sent
+                self._sent_bytes += sent
+        self._sending_s += time.monotonic() - began
 
     def _make_room(self, size: int) -> None:
         total = size + sum(sum(parts.values()) for parts in self._held.values())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +65,8 @@ class Workload:
 
     stages: Mapping[str, Load] = field(default_factory=dict)  # those without work are left out
     total: Load = Load()
-    upload_bytes: float = 0.0  # of frames and sound, if all of them went to another machine
+    frame_bytes: float = 0.0  # if all frames, or all sound, went to another machine
+    sound_bytes: float = 0.0
     guessed: int = 0  # media that were not decoded yet
     unreadable: Mapping[str, str] = field(default_factory=dict)  # files nobody can say anything of, and why
 
@@ -74,7 +75,8 @@ class Workload:
         return Workload(
             {name: self.stages.get(name, Load()) + other.stages.get(name, Load()) for name in names},
             self.total + other.total,
-            self.upload_bytes + other.upload_bytes,
+            self.frame_bytes + other.frame_bytes,
+            self.sound_bytes + other.sound_bytes,
             self.guessed + other.guessed,
             {**self.unreadable, **other.unreadable},
         )
@@ -82,7 +84,13 @@ class Workload:
     def __mul__(self, factor: float) -> Workload:
         """As if there were so many times as much of the same."""
         stages = {name: load * factor for name, load in self.stages.items()}
-        return Workload(stages, self.total * factor, self.upload_bytes * factor, self.guessed, self.unreadable)
+        return replace(
+            self,
+            stages=stages,
+            total=self.total * factor,
+            frame_bytes=self.frame_bytes * factor,
+            sound_bytes=self.sound_bytes * factor,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,8 +237,8 @@ def _sum(
             if _concerns(name, extent):
                 loads[name] = loads.get(name, Load()) + load
     ordered = {name: loads[name] for name in stages if name in loads}
-    upload = total.frames * learnt.frame_bytes + total.audio_s * learnt.audio_bytes_per_s
-    return Workload(ordered, total, upload, guessed, unreadable)
+    frame_bytes, sound_bytes = total.frames * learnt.frame_bytes, total.audio_s * learnt.audio_bytes_per_s
+    return Workload(ordered, total, frame_bytes, sound_bytes, guessed, unreadable)
 
 
 def _concerns(name: str, extent: Extent) -> bool:

@@ -1,4 +1,5 @@
-"""What analyzers cost, learnt while they run: seconds per frame and per second of sound, by model and machine.
+"""What analyzers cost, learnt while they run: seconds per frame and per second of sound, by model and machine; and what
+comes on top, a run around its analyzers and what is sent to other machines.
 
 Sums with a fading memory: what was measured long ago weighs less and less, so a faster release or a busier machine
 shows after some thousand frames, and no history has to be kept.
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -20,6 +21,7 @@ from media_pipeline.storage.sqlite import Database
 
 # Work that the sums remember, in seconds: an hour of an analyzer's work outweighs all that was before.
 MEMORY_WORK_S = 3600.0
+MEMORY_OVERHEAD_S = 300.0
 
 SCHEMA = pa.schema(
     [
@@ -53,6 +55,13 @@ _DDL = """
     ) WITHOUT ROWID;
 """
 _SUMS = ("media", "frames", "audio_s", "cpu_s", "wall_s")
+# Made when the first is recorded, not by a new version of the file: an upgrade that is taken back finds one that the
+# older program can read.
+_OVERHEADS_DDL = """
+    CREATE TABLE IF NOT EXISTS overheads (name TEXT PRIMARY KEY, units REAL NOT NULL, seconds REAL NOT NULL)
+    WITHOUT ROWID
+"""
+Overhead = Literal["run", "sending"]  # per run, around its analyzers; per byte sent to another machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,10 @@ class Cost:
     audio_s: float
     cpu_s: float
     wall_s: float  # in which at least one batch was computed
-    load_s: float | None = None  # None: the model was there already
+    load_s: float | None = None  # until it could begin; None: the model was there already
     machine: str | None = None  # where: the name of a rented GPU; None: this machine
+    sent_bytes: int = 0  # of frames and sound, to that machine
+    sending_s: float = 0.0  # in which nothing but sending was done
 
 
 class Costs:
@@ -96,6 +107,28 @@ class Costs:
                 """,  # noqa: S608 - column names of this module
                 values,
             )
+
+        if cost.sent_bytes:
+            self.record_overhead("sending", cost.sent_bytes, cost.sending_s)
+
+    def record_overhead(self, name: Overhead, units: float, seconds: float) -> None:
+        """Adds what so many units of it took; older ones fade."""
+        with self._database.write() as db:
+            db.execute(_OVERHEADS_DDL)
+            db.execute(
+                """
+                INSERT INTO overheads VALUES (:name, :units, :seconds)
+                ON CONFLICT DO UPDATE SET units = units * :keep + :units, seconds = seconds * :keep + :seconds
+                """,
+                {"name": name, "units": units, "seconds": seconds, "keep": max(0.0, 1.0 - seconds / MEMORY_OVERHEAD_S)},
+            )
+
+    def overhead(self, name: Overhead) -> float | None:
+        """Seconds per unit; None where it was never measured."""
+        if not self._database.query("SELECT 1 FROM sqlite_master WHERE name = 'overheads'"):
+            return None
+        rows = self._database.query("SELECT seconds / units FROM overheads WHERE name = ? AND units > 0", [name])
+        return rows[0][0] if rows else None
 
     def table(self) -> pa.Table:
         """All sums with what follows from them, for the view `analyzer_costs`."""

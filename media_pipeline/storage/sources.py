@@ -11,6 +11,7 @@ once, and a process killed at any instant leaves it consistent: every change is 
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 import time
@@ -104,6 +105,11 @@ class Sources:
             ):
                 found[os.fsdecode(row[0])] = Sighting(row[1], row[2], row[3], row[4], row[5] / 1e6)
         return found
+
+    def known_sizes(self, sizes: Collection[int]) -> set[int]:
+        """Those of these sizes in bytes that some medium has."""
+        among = "SELECT DISTINCT bytes FROM media WHERE bytes IN (SELECT value FROM json_each(?))"
+        return {row[0] for row in self._db.query(among, [json.dumps(list(sizes))])}
 
     def add(
         self,
