@@ -22,6 +22,7 @@ from media_pipeline.execution.in_process import InProcessExecutor
 from media_pipeline.execution.judging import Judge, Todo
 from media_pipeline.execution.kept import Kept
 from media_pipeline.execution.outcome import Outcome
+from media_pipeline.execution.results_of_all import update_results
 from media_pipeline.execution.run_clock import RunClock
 from media_pipeline.execution.second_chance import second_chance
 from media_pipeline.execution.stages import (
@@ -36,10 +37,8 @@ from media_pipeline.execution.stages import (
 )
 from media_pipeline.execution.worker_process import WorkerExecutor, local_place
 from media_pipeline.media.cache import Cache
-from media_pipeline.results.duplicates import update_duplicates
-from media_pipeline.results.identities import identity_table, update_identities
+from media_pipeline.results.identities import identity_table
 from media_pipeline.results.moderation import Moderation, decision_table
-from media_pipeline.results.search import refresh_image_index, refresh_people_indexes, refresh_text_index
 from media_pipeline.storage import schemas
 from media_pipeline.storage.catalog import Catalog
 from media_pipeline.storage.costs import Cost, Costs
@@ -307,37 +306,11 @@ class Pipeline:
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Bring what is made from all media up to date after a batch; metadata by result."""
-        ids = self._ids(partition_keys)
         self.ensure_tables()
-        pairs = update_duplicates(self.tables, ids, max_distance=self.settings.duplicate_max_distance)
-        identities = update_identities(self.tables, self.layout, ids)
-        judged = self.moderation.update([*ids, *self._never_judged(besides=ids)])
-        refresh_text_index(self.tables, self.layout, self.settings, self.models)
-        refresh_image_index(self.tables, self.layout, self.settings, self.models)
-        refresh_people_indexes(self.tables, self.layout, self.settings)
-        warehouse = self.catalog.publish()
-        freed = self.cache.evict(keep=ids)
+        found = update_results(self, self._ids(partition_keys))
         if (overhead_s := self._clock.end()) is not None:
             self.costs.record_overhead("run", 1, overhead_s)
-        return {
-            "duplicates": {"pairs": pairs},
-            **identities,
-            "moderation": self.moderation.facts(judged),
-            "search_index": {
-                "passages_version": self.tables.version("text_embeddings"),
-                "pictures_version": self.tables.version("image_embeddings"),
-            },
-            "warehouse": {"path": str(warehouse), "bytes": warehouse.stat().st_size, "cache_bytes_freed": freed},
-        }
-
-    def _never_judged(self, besides: Collection[str]) -> list[str]:
-        """Media whose run was cut off between their stages and the rules: nothing is left to do that would bring them
-        before the rules again."""
-        begun = {medium.media_id for medium in self.sources.interrupted()} - set(besides)
-        if not begun:
-            return []
-        decoded = {media_id for media_id, _ in self.ledger.entries(begun, ["media"])}
-        return sorted(decoded - set(self.tables.read("moderation", begun, ["media_id"])["media_id"].to_pylist()))
+        return found
 
     def _ids(self, partition_keys: Sequence[str]) -> list[str]:
         return [medium.media_id for medium in self.sources.by_partition(partition_keys).values()]
