@@ -31,7 +31,7 @@ from media_pipeline.errors import BudgetReached, MediaPipelineError
 from media_pipeline.execution.pipeline import Pipeline
 from media_pipeline.execution.wish import Wish
 from media_pipeline.media.intake import Intake
-from media_pipeline_tests._rental_home import market, settings_of
+from media_pipeline_tests._rental_home import market, remember_quick_boot, settings_of
 from media_pipeline_tests.vast_standin import StandIn
 
 STAGES = ("media", "frames", "audio", "faces", "speakers", "poses")
@@ -140,6 +140,7 @@ class Storm:
         media.mkdir(parents=True)
         samples.make_samples(media)
         with self._opened(settings_of(folder / "home", "http://127.0.0.1:9")) as pipeline:
+            remember_quick_boot(pipeline.layout)
             report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).take([media], wait=True)
             self._keys = [m.partition_key for m in report.new]
             self._run_stages(pipeline, "undisturbed")

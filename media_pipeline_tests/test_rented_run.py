@@ -24,7 +24,7 @@ from media_pipeline.engine.submit import ANALYZE_JOB
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.leases import Leases
 from media_pipeline_tests import _cli
-from media_pipeline_tests._rental_home import KEY, creates, market, until
+from media_pipeline_tests._rental_home import KEY, creates, market, remember_quick_boot, until
 from media_pipeline_tests.vast_standin import StandIn
 
 pytestmark = [
@@ -159,6 +159,9 @@ def test_at_the_cap_the_rest_is_done_here(server: StandIn, here: Path, media: Pa
     """A machine for 60 dollars an hour, and 40 cents: enough for some twenty seconds."""
     for offer in server.market.offers.values():
         offer["dph_base"] = 60.0
+    layout = Layout(tmp_path / "home")
+    layout.create()
+    remember_quick_boot(layout)
     answer = analyze(
         tmp_path / "home", media, "--target", "gpu", "--max-usd", "0.4", **renting(server, max_usd_per_hour="100")
     )
