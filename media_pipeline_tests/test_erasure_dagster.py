@@ -136,6 +136,32 @@ def test_events_of_no_run_are_forgotten_too(sqlite_world: World) -> None:
 
 
 @pytest.mark.slow
+def test_a_name_that_is_part_of_another_mediums_key_leaves_that_medium_alone(sqlite_world: World) -> None:
+    gone, stays = "interview~aaaaaaaaaaaa", "interview-2~bbbbbbbbbbbb"
+    announce(sqlite_world.instance, [gone, stays])
+    assert sqlite_world.run([gone, stays], ScriptedRunner()).success
+    before = sqlite_world.statuses([stays])
+    [first] = sqlite_world.instance.get_runs()
+    sqlite_world.instance.report_engine_event("the file interview looks odd", first)
+    DagsterMemory(sqlite_world.instance).forget([gone], ["interview"])
+    assert sqlite_world.hits(gone, "file interview") == []
+    assert sqlite_world.statuses([stays]) == before
+    [run] = sqlite_world.instance.get_runs()
+    assert {run.tags[ASSET_PARTITION_RANGE_START_TAG], run.tags[ASSET_PARTITION_RANGE_END_TAG]} == {stays}
+
+
+@pytest.mark.slow
+def test_a_person_who_is_forgotten_takes_no_waiting_run_its_partitions(sqlite_world: World) -> None:
+    keys = ["christian-birthday~aaaaaaaaaaaa", "other~bbbbbbbbbbbb"]
+    announce(sqlite_world.instance, keys)
+    waiting = sqlite_world.instance.create_run_for_job(sqlite_world.job, tags=range_tags(keys))
+    DagsterMemory(sqlite_world.instance).forget([], ["P-12345678", "christian"])
+    found = sqlite_world.instance.get_run_by_id(waiting.run_id)
+    assert found is not None
+    assert [found.tags[t] for t in (ASSET_PARTITION_RANGE_START_TAG, ASSET_PARTITION_RANGE_END_TAG)] == keys
+
+
+@pytest.mark.slow
 def test_thorough_finds_words_in_runs_over_other_media(sqlite_world: World) -> None:
     announce(sqlite_world.instance, KEYS)
     sqlite_world.run(KEYS[:1], ScriptedRunner())

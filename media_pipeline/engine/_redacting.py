@@ -16,13 +16,19 @@ ROWS_AT_ONCE = 500
 
 
 class Redactor:
-    """Replaces words in the texts of tables, also where they stand in JSON within JSON."""
+    """Replaces words in the texts of tables, also where they stand in JSON within JSON.
 
-    def __init__(self, words: Iterable[str]) -> None:
+    Args:
+        spared: partition keys that stay as they are also where a word is a part of them: they are made from the names
+            of other media, and runs and events find their partition by them
+    """
+
+    def __init__(self, words: Iterable[str], spared: Iterable[str] = ()) -> None:
         forms = {form: None for word in words for form in _forms(word) if len(form.encode()) >= MIN_BYTES}
         # The longer first: a path contains the file's name.
         self._words = sorted(forms, key=lambda form: (-len(form), form))
         self._finder = Finder([Needle("word", word.encode()) for word in self._words])
+        self._spared = sorted((key for key in spared if self.names(key)), key=len, reverse=True)
 
     def names(self, text: str | None) -> bool:
         """Whether one of the words stands in a text."""
@@ -58,9 +64,14 @@ class Redactor:
                 connection.execute(table.update().where(table.c.id == number).values(values))
 
     def _replaced(self, text: str, stand_ins: Mapping[str, str]) -> str:
+        for word, stand_in in stand_ins.items():
+            text = text.replace(word, stand_in)
+        for number, key in enumerate(self._spared):
+            text = text.replace(key, f"\0{number}\0")
         for word in self._words:
-            if word in text:
-                text = text.replace(word, stand_ins.get(word, ERASED))
+            text = text.replace(word, ERASED)
+        for number, key in enumerate(self._spared):
+            text = text.replace(f"\0{number}\0", key)
         return text
 
 

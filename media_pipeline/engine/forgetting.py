@@ -84,7 +84,8 @@ class DagsterMemory:
             thorough: look for the words in the events of every run, not only of those over these partitions
         """
         runs = sorted(self._runs_over(partition_keys) | (self._all_runs() if thorough else set()))
-        redactor = Redactor([*partition_keys, *words, *self._batch_names(runs)])
+        others = set(self._partitions()).difference(partition_keys)
+        redactor = Redactor([*partition_keys, *words, *self._batch_names(runs)], spared=others)
         for run_id in runs:
             self._clean_run(run_id, partition_keys, redactor)
             if run_id:  # the events of no run have no log, and an empty prefix would mean every log

@@ -39,6 +39,14 @@ class Judge:
         """By name, those that others need first."""
         return self._stages
 
+    def made_from(self, name: str) -> list[str]:
+        """This stage and all that read its results, or results of those."""
+        found = [name]
+        for stage in self._stages.values():
+            if not set(found).isdisjoint(stage.needs):
+                found.append(stage.name)
+        return found
+
     def own_fingerprint(self, name: str) -> str | ModelUnavailable:
         """Of everything but the inputs, or why there is no model."""
         try:

@@ -57,6 +57,7 @@ class Placements:
         self._began = 0.0
         self._last_eligible: str | None = None
         self._release_after: str | None = None
+        self._suspects: dict[str, list[str]] = {}  # media by analyzer that a machine lied about
         self.rented: dict[str, Any] | None = None  # what the last renting came to
 
     # --- deciding ----------------------------------------------------------------------------------------------------
@@ -213,23 +214,25 @@ class Placements:
 
     def stage_is_through(self, name: str) -> None:
         """Told after each stage of a run: a machine that nothing more can use costs money."""
+        self._forget_suspects()
         if name == self._release_after:
             self.give_back()
 
     def give_back(self) -> None:
         """Ends the renting, if there is any; `rented` says what it came to."""
-        fleet, pool = self._fleet, self._pool
-        self._fleet = self._pool = self._last_eligible = self._release_after = None
+        fleet, pool, suspects = self._fleet, self._pool, self._suspects
         self._relay.to = self._relay.here
-        suspects: dict[str, list[str]] = {}
-        if pool is not None:
-            pool.close()
-            suspects = pool.suspects
-            # Unknown to the ledger, they are made again by the next run that looks at them.
-            self._pipeline.ledger.forget([(media_id, name) for name, media in suspects.items() for media_id in media])
+        try:
+            if pool is not None:
+                pool.close()
+                self._forget_suspects()
+        finally:
+            self._fleet = self._pool = self._last_eligible = self._release_after = None
+            self._suspects = {}
+            if fleet is not None:
+                fleet.close()
         if fleet is None:
             return
-        fleet.close()
         minutes = (time.monotonic() - self._began) / 60
         self.rented = {
             "spent_usd": fleet.spent_usd,
@@ -238,3 +241,14 @@ class Placements:
             "history": list(fleet.history),
             **({"not_to_be_relied_on": suspects} if suspects else {}),
         }
+
+    def _forget_suspects(self) -> None:
+        """What a machine was believed that then lied, and all that was made from it: unknown to the ledger, it is made
+        again by the next run that looks at it."""
+        if self._pool is None:
+            return
+        found, self._pool.suspects = self._pool.suspects, {}
+        for name, media in found.items():
+            self._suspects.setdefault(name, []).extend(media)
+            concerned = self._pipeline.judge.made_from(name)
+            self._pipeline.ledger.forget([(media_id, stage) for media_id in media for stage in concerned])

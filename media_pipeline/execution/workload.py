@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from media_pipeline.analyzers._registry import registry
 from media_pipeline.config import Sampling
-from media_pipeline.errors import ModelUnavailable
+from media_pipeline.errors import InputError, ModelUnavailable
 from media_pipeline.execution.judging import Todo
 from media_pipeline.media.measure import Measured, measure
 from media_pipeline.media.originals import locate
@@ -163,11 +163,10 @@ def of_media(
     """What these stages have to do with media of the home. Headers are read of those that were never decoded."""
     known = decoded_extents(pipeline, [m.media_id for m in media])
     unknown = [m for m in media if m.media_id not in known]
-    paths = {locate(m): m.media_id for m in unknown if m.original_removed_at is None and m.stored.exists()}
+    paths, unreadable = _located(m for m in unknown if m.original_removed_at is None and m.stored.exists())
     learnt = habits(pipeline)
     measured = dict(measure(paths, pipeline.settings.decode)) if paths else {}
     extents = dict(known)
-    unreadable: dict[str, str] = {}
     for path, found in measured.items():
         if isinstance(found, Measured):
             extents[paths[path]] = learnt.extent(found, pipeline.settings.sampling)
@@ -175,6 +174,18 @@ def of_media(
             unreadable[paths[path]] = str(found)
     todo = _todo(pipeline, media, stages, force=force)
     return _sum(((extents[m], todo[m]) for m in todo if m in extents), learnt, stages, unreadable)
+
+
+def _located(media: Iterable[KnownMedium]) -> tuple[dict[Path, str], dict[str, str]]:
+    """media_id by original, and why some have none that can be looked at: that one changed ends no quote."""
+    found: dict[Path, str] = {}
+    missing: dict[str, str] = {}
+    for medium in media:
+        try:
+            found[locate(medium)] = medium.media_id
+        except InputError as error:
+            missing[medium.media_id] = str(error)
+    return found, missing
 
 
 def of_files(
