@@ -13,6 +13,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import httpx
@@ -229,6 +230,47 @@ def test_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         assert service.files() == []
     finally:
         service.close()
+
+
+def test_an_upload_costs_the_same_after_many_others(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        service.inbox.finish(service.inbox.begin(f"{number}.jpg", 0, "olga"))
+    read: list[Path] = []
+    read_text = Path.read_text
+
+    def counted(path: Path, *given: Any, **named: Any) -> str:
+        read.append(path)
+        return read_text(path, *given, **named)
+
+    monkeypatch.setattr(Path, "read_text", counted)
+    address = service.begin("a.jpg", 5).headers["Location"]
+    assert service.client.put("/_dav/b.jpg", content=b"12345").status_code == 201
+    assert service.dav("COPY", "b.jpg", **{"X-Destination": "/upload/c.jpg"}).status_code == 201
+    assert service.dav("PROPFIND", "", Depth="0").status_code == 207
+    assert read == [], "no note of another upload"
+    assert service.send(address, 0, b"12345").status_code == 204
+    assert {path.stem for path in read} == {address.rpartition("/")[2]}
+
+
+def test_what_was_promised_stays_so_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = shutil.disk_usage(tmp_path)._replace(free=10_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
+
+    def opened() -> Inbox:
+        inbox = Inbox(tmp_path, min_free_bytes=1000, max_file_bytes=1 << 30)
+        inbox.prepare()
+        return inbox
+
+    inbox = opened()
+    begun, done, dropped = (inbox.begin(f"{number}.mov", 1000, "olga") for number in range(3))
+    inbox.bytes_file(begun).write_bytes(b"x" * 400)
+    inbox.bytes_file(done).write_bytes(b"x" * 1000)
+    inbox.finish(done)
+    inbox.drop(dropped)
+    assert inbox.room.free() == opened().room.free() == 10_000 - 1000 - 600
+    inbox._write(inbox_module.replace(begun, expires=time.time() - 1))
+    assert inbox.expire() == 1
+    assert inbox.room.free() == opened().room.free() == 10_000 - 1000
 
 
 def test_a_disk_that_gets_full_on_the_way(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,8 @@ from typing import BinaryIO
 from urllib.parse import unquote
 
 from .dav import MAX_XML, Placeholders
-from .inbox import Inbox, Refused
+from .inbox import Inbox
+from .refusal import Refused
 
 _BLOCK = 1 << 18
 # Written through at these steps, so that the end of a long upload does not wait for all of it.

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 
-from .inbox import Part, Refused
+from .inbox import Part
+from .refusal import Refused
 from .request import Request, in_header
 
 TUS = "/upload/tus/"

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from . import dav
-from .inbox import Refused
+from .refusal import Refused
 from .request import Request, decoded, in_header
 
 DAV = "/_dav/"
