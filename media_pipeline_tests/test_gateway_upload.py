@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import shutil
 import socket
 import sys
 import threading
@@ -13,56 +11,17 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
-import httpx
 import pytest
 
-from media_pipeline.media.walk import walk
 from media_pipeline_tests._gateway import ROOT, wait_for
+from media_pipeline_tests._upload import PATCH, TUS, Service
 
 sys.path.insert(0, str(ROOT / "deploy"))
 
 from gateway import inbox as inbox_module
-from gateway import upload
 from gateway.inbox import PARTS, Inbox
-
-TUS = {"Tus-Resumable": "1.0.0", "X-Auth-User": "olga"}
-PATCH = TUS | {"Content-Type": "application/offset+octet-stream"}
-
-
-class Service:
-    """The service in this process."""
-
-    def __init__(self, root: Path, **limits: int) -> None:
-        limits = {"min_free_bytes": 0, "max_file_bytes": 1 << 30} | limits
-        self.inbox = Inbox(root, **limits)
-        self.inbox.prepare()
-        self.server = upload.made(("127.0.0.1", 0), self.inbox)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.server.server_port}", timeout=30, trust_env=False)
-
-    def begin(self, name: str, length: int, **headers: str) -> httpx.Response:
-        encoded = base64.b64encode(name.encode(errors="surrogateescape")).decode()
-        own = {"Upload-Length": str(length), "Upload-Metadata": f"filename {encoded}, filetype {encoded}"}
-        return self.client.post("/upload/tus/", headers=TUS | own | headers)
-
-    def send(self, address: str, offset: int, content: bytes, **headers: str) -> httpx.Response:
-        return self.client.patch(address, content=content, headers=PATCH | {"Upload-Offset": str(offset)} | headers)
-
-    def dav(self, method: str, path: str, **headers: str) -> httpx.Response:
-        return self.client.request(method, f"/_dav/{path}", headers=headers)
-
-    def files(self) -> list[str]:
-        """As the watcher of the inbox would find them."""
-        root = self.inbox.root
-        return sorted(str(Path(found.path).relative_to(root)) for found in walk(str(root)))
-
-    def close(self) -> None:
-        self.client.close()
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -210,83 +169,6 @@ def test_links_are_not_followed(service: Service, tmp_path_factory: pytest.TempP
     assert service.client.put("/_dav/link/new.jpg", content=b"x").status_code == 403
     assert [path.name for path in outside.iterdir()] == ["kept.jpg"] and (outside / "kept.jpg").read_bytes() == b"kept"
     assert b"link" not in service.dav("PROPFIND", "", Depth="1").content
-
-
-def test_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Service(tmp_path, max_file_bytes=1000, min_free_bytes=500)
-    try:
-        refused = service.begin("a.mov", 1001)
-        assert refused.status_code == 413 and "MEDIA_PIPELINE_DECODE__MAX_FILE_BYTES" in refused.text
-        assert service.client.put("/_dav/a.mov", content=b"x" * 1001).status_code == 413
-        address = service.begin("a.mov", 1000).headers["Location"]
-        assert service.send(address, 0, b"x" * 1001).status_code == 413
-        disk = shutil.disk_usage(tmp_path)
-        # 1,700 bytes are free, 500 stay so, and 1,000 are promised to the one that has begun.
-        monkeypatch.setattr(inbox_module.shutil, "disk_usage", lambda path: disk._replace(free=1700))
-        refused = service.begin("b.mov", 201)
-        assert refused.status_code == 507 and "disk of the server is full" in refused.text
-        assert service.client.put("/_dav/b.mov", content=b"x" * 201).status_code == 507
-        assert service.begin("b.mov", 200).status_code == 201
-        assert service.files() == []
-    finally:
-        service.close()
-
-
-def test_an_upload_costs_the_same_after_many_others(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    for number in range(30):
-        service.inbox.finish(service.inbox.begin(f"{number}.jpg", 0, "olga"))
-    read: list[Path] = []
-    read_text = Path.read_text
-
-    def counted(path: Path, *given: Any, **named: Any) -> str:
-        read.append(path)
-        return read_text(path, *given, **named)
-
-    monkeypatch.setattr(Path, "read_text", counted)
-    address = service.begin("a.jpg", 5).headers["Location"]
-    assert service.client.put("/_dav/b.jpg", content=b"12345").status_code == 201
-    assert service.dav("COPY", "b.jpg", **{"X-Destination": "/upload/c.jpg"}).status_code == 201
-    assert service.dav("PROPFIND", "", Depth="0").status_code == 207
-    assert read == [], "no note of another upload"
-    assert service.send(address, 0, b"12345").status_code == 204
-    assert {path.stem for path in read} == {address.rpartition("/")[2]}
-
-
-def test_what_was_promised_stays_so_after_a_restart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    disk = shutil.disk_usage(tmp_path)._replace(free=10_000)
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: disk)
-
-    def opened() -> Inbox:
-        inbox = Inbox(tmp_path, min_free_bytes=1000, max_file_bytes=1 << 30)
-        inbox.prepare()
-        return inbox
-
-    inbox = opened()
-    begun, done, dropped = (inbox.begin(f"{number}.mov", 1000, "olga") for number in range(3))
-    inbox.bytes_file(begun).write_bytes(b"x" * 400)
-    inbox.bytes_file(done).write_bytes(b"x" * 1000)
-    inbox.finish(done)
-    inbox.drop(dropped)
-    assert inbox.room.free() == opened().room.free() == 10_000 - 1000 - 600
-    inbox._write(inbox_module.replace(begun, expires=time.time() - 1))
-    assert inbox.expire() == 1
-    assert inbox.room.free() == opened().room.free() == 10_000 - 1000
-
-
-def test_a_disk_that_gets_full_on_the_way(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    address = service.begin("a.mov", 10).headers["Location"]
-
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        assert service.send(address, 0, b"12345").status_code == 507
-        assert service.client.put("/_dav/b.mov", content=b"x").status_code == 507
-    assert service.files() == []
-    offset = int(service.client.head(address, headers=TUS).headers["Upload-Offset"])
-    assert service.send(address, offset, b"1234567890"[offset:]).status_code == 204, "it goes on when there is room"
-    assert service.files() == ["a.mov"]
 
 
 def test_abandoned_parts_go(tmp_path: Path) -> None:

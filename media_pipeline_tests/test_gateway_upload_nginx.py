@@ -145,6 +145,22 @@ def test_large_uploads_take_no_memory(gateway: Stack) -> None:
 
 @needs_nginx
 @pytest.mark.slow
+def test_a_full_disk_is_told_of_in_the_middle_of_an_upload(tmp_path: Path) -> None:
+    """nginx hears the answer although the rest of the body is not read, and passes it on."""
+
+    def blocks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 1_000_000
+
+    with stack(tmp_path, MEDIA_PIPELINE_MIN_FREE_BYTES=str(9 * 10**14)) as full, full.client(OPERATOR) as client:
+        for _ in range(3):
+            answer = client.put("/upload/endless.mov", content=blocks())
+            assert answer.status_code == 507 and "The disk of the server is full" in answer.text
+        assert not list((full.inbox / PARTS).iterdir())
+
+
+@needs_nginx
+@pytest.mark.slow
 def test_files_are_handed_out_as_files_only(gateway: Stack) -> None:
     """A picture that is a page with a script must not run in the name of this site."""
     with gateway.client(OPERATOR) as client:

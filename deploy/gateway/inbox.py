@@ -16,11 +16,12 @@ import shutil
 import stat as mode
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
 
-from .refusal import Refused, disk_full
+from .refusal import Refused
 from .room import Room
 
 PARTS = ".upload"
@@ -187,13 +188,6 @@ class Inbox:
                 "(MEDIA_PIPELINE_DECODE__MAX_FILE_BYTES).",
             )
 
-    def check_room(self, length: int) -> None:
-        """Before anything is sent: is it too large, or will the disk be full?"""
-        self._check_length(length)
-        free = self.room.free()
-        if length > free:
-            raise disk_full(free)
-
     def _begun(self) -> Iterator[Part]:
         """Reads a note of each upload of the last days: at the start only."""
         for file in self._parts.glob("*.json"):
@@ -216,6 +210,17 @@ class Inbox:
         path = self._parts / f"{secrets.token_urlsafe(16)}.part"
         path.touch(mode=0o644)
         return path
+
+    @contextmanager
+    def arriving(self, length: int) -> Iterator[Path]:
+        """Such a file, with room for so many bytes; removed at the end, unless it has taken its place."""
+        self._check_length(length)
+        scratch = self.scratch()
+        try:
+            self.room.promise(scratch, length)
+            yield scratch
+        finally:
+            self._remove_bytes(scratch)
 
     def replace(self, complete: Path, path: str) -> bool:
         """A complete file takes its place; True where there was none. Whoever has PUT means to replace."""
@@ -265,16 +270,12 @@ class Inbox:
         if target.exists() and not overwrite:
             raise Refused(HTTPStatus.PRECONDITION_FAILED, "There is something of that name already.")
         handle, stat = self.open(path)
-        scratch = self.scratch()
-        try:
-            with os.fdopen(handle, "rb") as source, scratch.open("wb") as sink:
-                self.check_room(stat.st_size)
+        with os.fdopen(handle, "rb") as source, self.arriving(stat.st_size) as scratch:
+            with scratch.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
                 sink.flush()
                 os.fsync(sink.fileno())
             return self.replace(scratch, destination)
-        finally:
-            scratch.unlink(missing_ok=True)
 
     def move(self, path: str, destination: str, *, overwrite: bool) -> bool:
         """True where there was nothing at the destination."""

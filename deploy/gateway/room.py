@@ -11,6 +11,9 @@ from pathlib import Path
 
 from .refusal import disk_full
 
+# Small: an upload of unknown length needs as much of it left, however short it is.
+STEP_BYTES = 8 << 20
+
 
 class Room:
     """Args:
@@ -30,16 +33,27 @@ class Room:
             return max(0, self._left())
 
     def promise(self, file: Path, length: int) -> None:
-        """The file may grow to this length.
+        """The file, which is there, may grow to this length.
 
         Raises:
             Refused: so much is not left
         """
         with self._lock:
-            left = self._left()
-            if length > left:
-                raise disk_full(max(0, left))
-            self._promised[file] = length
+            self._promise(file, length)
+
+    def go_on(self, file: Path, coming: int) -> None:
+        """Asked every STEP_BYTES, before these bytes are written: not only uploads fill the disk, and some do not say
+        how long they are, which are promised a step at a time.
+
+        Raises:
+            Refused: the disk is full
+        """
+        with self._lock:
+            arrived = file.stat().st_size
+            if arrived + coming > self._promised.get(file, 0):
+                self._promise(file, arrived + max(coming, STEP_BYTES))
+            elif shutil.disk_usage(self._folder).free < self._min_free_bytes:
+                raise disk_full(0)
 
     def restore(self, file: Path, length: int) -> None:
         """What was promised before the service was started anew."""
@@ -49,6 +63,12 @@ class Room:
     def forget(self, file: Path) -> None:
         with self._lock:
             self._promised.pop(file, None)
+
+    def _promise(self, file: Path, length: int) -> None:
+        left = self._left()
+        if length - file.stat().st_size > left:
+            raise disk_full(max(0, left))
+        self._promised[file] = length
 
     def _left(self) -> int:
         # In this order: what arrives in between is then counted twice, not never.
