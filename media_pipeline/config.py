@@ -8,6 +8,7 @@ start, wrong options of analyzers with the first command that needs an analyzer.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -80,6 +81,11 @@ class Settings(BaseSettings):
     inboxes: Annotated[tuple[Path, ...], NoDecode] = Field(
         (), description="watched folders, separated by ':'; `<home>/inbox` when empty"
     )
+    ui_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        (),
+        description="names, separated by ',', under which the UI may be opened beside localhost and `serve --host`; "
+        "*: any, where a sign-in stands before it",
+    )
     settle_s: float = Field(3.0, ge=0, description="seconds a file must stay unchanged before it is taken")
     link_originals: bool = Field(False, description="leave originals where they are instead of copying them")
     language: str = Field(
@@ -150,6 +156,11 @@ class Settings(BaseSettings):
         if isinstance(value, (list, tuple)):
             return tuple(Path(part).expanduser().absolute() for part in value)
         return value
+
+    @field_validator("ui_hosts", mode="before")
+    @classmethod
+    def _split_names(cls, value: object) -> object:
+        return [name for name in re.split(r"[,\s]+", value) if name] if isinstance(value, str) else value
 
     @field_validator("options", mode="before")
     @classmethod

@@ -23,6 +23,11 @@ PEOPLE = {
     "session=bare": ("1234", "", "", ""),
     # A group whose name only contains that of the operators.
     "session=near": ("9999", "near@example.org", "near", f"x{GROUP},{GROUP}x"),
+    # Names that people give themselves, written like a list of groups.
+    "session=mallory": ("6601", "m@example.org", f"m,{GROUP},m", "staff"),
+    "session=mail": ("6602", f'"a,{GROUP},"@example.org', "", "staff"),
+    "session=id": (f"x,{GROUP}", "", "", ""),
+    "session=pipe": ("6603", "p@example.org", f"p|{GROUP}", "staff"),
 }
 
 
@@ -75,6 +80,10 @@ def test_groups_become_roles(gateway: Stack) -> None:
         ("session=victor", "viewer", "victor@example.org", "viewer"),
         ("session=bare", "viewer", "1234", "viewer"),
         ("session=near", "viewer", "near", "viewer"),
+        ("session=mallory", "viewer", f"m,{GROUP},m", "viewer"),
+        ("session=mail", "viewer", f'"a,{GROUP},"@example.org', "viewer"),
+        ("session=id", "viewer", f"x,{GROUP}", "viewer"),
+        ("session=pipe", "viewer", f"p|{GROUP}", "viewer"),
     ):
         with gateway.client(headers={"Cookie": cookie}) as client:
             told = client.get("/runs").json()

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import shutil
 import socket
 import sys
 import threading
@@ -15,53 +13,15 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
-import httpx
 import pytest
 
-from media_pipeline.media.walk import walk
 from media_pipeline_tests._gateway import ROOT, wait_for
+from media_pipeline_tests._upload import PATCH, TUS, Service
 
 sys.path.insert(0, str(ROOT / "deploy"))
 
 from gateway import inbox as inbox_module
-from gateway import upload
 from gateway.inbox import PARTS, Inbox
-
-TUS = {"Tus-Resumable": "1.0.0", "X-Auth-User": "olga"}
-PATCH = TUS | {"Content-Type": "application/offset+octet-stream"}
-
-
-class Service:
-    """The service in this process."""
-
-    def __init__(self, root: Path, **limits: int) -> None:
-        limits = {"min_free_bytes": 0, "max_file_bytes": 1 << 30} | limits
-        self.inbox = Inbox(root, **limits)
-        self.inbox.prepare()
-        self.server = upload.made(("127.0.0.1", 0), self.inbox)
-        threading.Thread(target=self.server.serve_forever, args=(0.02,), daemon=True).start()
-        self.client = httpx.Client(base_url=f"http://127.0.0.1:{self.server.server_port}", timeout=30, trust_env=False)
-
-    def begin(self, name: str, length: int, **headers: str) -> httpx.Response:
-        encoded = base64.b64encode(name.encode(errors="surrogateescape")).decode()
-        own = {"Upload-Length": str(length), "Upload-Metadata": f"filename {encoded}, filetype {encoded}"}
-        return self.client.post("/upload/tus/", headers=TUS | own | headers)
-
-    def send(self, address: str, offset: int, content: bytes, **headers: str) -> httpx.Response:
-        return self.client.patch(address, content=content, headers=PATCH | {"Upload-Offset": str(offset)} | headers)
-
-    def dav(self, method: str, path: str, **headers: str) -> httpx.Response:
-        return self.client.request(method, f"/_dav/{path}", headers=headers)
-
-    def files(self) -> list[str]:
-        """As the watcher of the inbox would find them."""
-        root = self.inbox.root
-        return sorted(str(Path(found.path).relative_to(root)) for found in walk(str(root)))
-
-    def close(self) -> None:
-        self.client.close()
-        self.server.shutdown()
-        self.server.server_close()
 
 
 @pytest.fixture
@@ -209,42 +169,6 @@ def test_links_are_not_followed(service: Service, tmp_path_factory: pytest.TempP
     assert service.client.put("/_dav/link/new.jpg", content=b"x").status_code == 403
     assert [path.name for path in outside.iterdir()] == ["kept.jpg"] and (outside / "kept.jpg").read_bytes() == b"kept"
     assert b"link" not in service.dav("PROPFIND", "", Depth="1").content
-
-
-def test_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    service = Service(tmp_path, max_file_bytes=1000, min_free_bytes=500)
-    try:
-        refused = service.begin("a.mov", 1001)
-        assert refused.status_code == 413 and "MEDIA_PIPELINE_DECODE__MAX_FILE_BYTES" in refused.text
-        assert service.client.put("/_dav/a.mov", content=b"x" * 1001).status_code == 413
-        address = service.begin("a.mov", 1000).headers["Location"]
-        assert service.send(address, 0, b"x" * 1001).status_code == 413
-        disk = shutil.disk_usage(tmp_path)
-        # 1,700 bytes are free, 500 stay so, and 1,000 are promised to the one that has begun.
-        monkeypatch.setattr(inbox_module.shutil, "disk_usage", lambda path: disk._replace(free=1700))
-        refused = service.begin("b.mov", 201)
-        assert refused.status_code == 507 and "disk of the server is full" in refused.text
-        assert service.client.put("/_dav/b.mov", content=b"x" * 201).status_code == 507
-        assert service.begin("b.mov", 200).status_code == 201
-        assert service.files() == []
-    finally:
-        service.close()
-
-
-def test_a_disk_that_gets_full_on_the_way(service: Service, monkeypatch: pytest.MonkeyPatch) -> None:
-    address = service.begin("a.mov", 10).headers["Location"]
-
-    def full(handle: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(os, "fsync", full)
-        assert service.send(address, 0, b"12345").status_code == 507
-        assert service.client.put("/_dav/b.mov", content=b"x").status_code == 507
-    assert service.files() == []
-    offset = int(service.client.head(address, headers=TUS).headers["Upload-Offset"])
-    assert service.send(address, offset, b"1234567890"[offset:]).status_code == 204, "it goes on when there is room"
-    assert service.files() == ["a.mov"]
 
 
 def test_abandoned_parts_go(tmp_path: Path) -> None:

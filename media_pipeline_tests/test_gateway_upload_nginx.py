@@ -55,6 +55,26 @@ def test_names_through_nginx(gateway: Stack) -> None:
 
 @needs_nginx
 @pytest.mark.slow
+def test_names_that_begin_like_tus_are_files(gateway: Stack) -> None:
+    with gateway.client(OPERATOR) as client:
+        for path in ("tuscany.mp4", "tus-2024/a.jpg"):
+            assert client.put(f"/upload/{path}", content=b"x").status_code == 201
+            assert client.get(f"/upload/{path}").content == b"x"
+            assert client.delete(f"/upload/{path}").status_code == 204
+        assert client.delete("/upload/tus-2024").status_code == 204
+        for address in ("/upload/tus", "/upload/tus/"):
+            assert client.options(address).headers["Tus-Version"] == "1.0.0"
+            name = base64.b64encode(b"empty.mov").decode()
+            begin = {"Tus-Resumable": "1.0.0", "Upload-Length": "0", "Upload-Metadata": f"filename {name}"}
+            assert client.post(address, headers=begin).status_code == 201
+        assert client.delete("/upload/empty.mov").status_code == 204
+    with gateway.client(VIEWER) as client:
+        assert client.post("/upload/tus", headers={"Tus-Resumable": "1.0.0"}).status_code == 403
+    assert visible(gateway) == []
+
+
+@needs_nginx
+@pytest.mark.slow
 def test_an_interrupted_put_leaves_nothing(gateway: Stack) -> None:
     head = (
         f"PUT /upload/half.mov HTTP/1.1\r\nHost: x\r\nAuthorization: {basic(OPERATOR)}\r\nContent-Length: 9000000\r\n"
@@ -121,6 +141,22 @@ def test_large_uploads_take_no_memory(gateway: Stack) -> None:
         assert peak - before < 60_000_000, f"{(peak - before) / 1e6:.0f} MB more"
         assert not any((gateway.folder / "run" / "body").rglob("*.?")), "nginx has kept nothing of it"
         assert client.delete("/upload/large.mov").status_code == 204
+
+
+@needs_nginx
+@pytest.mark.slow
+def test_a_full_disk_is_told_of_in_the_middle_of_an_upload(tmp_path: Path) -> None:
+    """nginx hears the answer although the rest of the body is not read, and passes it on."""
+
+    def blocks() -> Iterator[bytes]:
+        for _ in range(40):
+            yield b"x" * 1_000_000
+
+    with stack(tmp_path, MEDIA_PIPELINE_MIN_FREE_BYTES=str(9 * 10**14)) as full, full.client(OPERATOR) as client:
+        for _ in range(3):
+            answer = client.put("/upload/endless.mov", content=blocks())
+            assert answer.status_code == 507 and "The disk of the server is full" in answer.text
+        assert not list((full.inbox / PARTS).iterdir())
 
 
 @needs_nginx

@@ -223,6 +223,15 @@ def test_live_from_the_inbox_to_the_ui_and_down_again(tmp_path: Path) -> None:
             process.kill()
 
 
+def _turns_away_pages_of_others(address: str) -> None:
+    stop = "mutation { stopSensor(id: %22x%22) { __typename } }"
+    foreign = {"Origin": "https://evil.example"}
+    assert httpx.get(f"{address}/graphql?query={stop}").status_code == 405
+    assert httpx.post(f"{address}/graphql?query={stop}", headers=foreign, content="x").status_code == 403
+    assert httpx.get(address, headers={"Host": "evil.example"}).status_code == 403
+    assert httpx.get(address).status_code == 200
+
+
 def _live(
     process: subprocess.Popen[str], tmp_path: Path, command: list[str], env: dict[str, str], began: float
 ) -> None:
@@ -248,6 +257,7 @@ def _live(
     runs = ask(address, "{ runsOrError { ... on Runs { results { status jobName } } } }")["runsOrError"]["results"]
     assert [run["jobName"] for run in runs] == ["analyze_media"] * len(runs)
     assert len(runs) <= 2
+    _turns_away_pages_of_others(address)
 
     again = subprocess.run([*command, "--port", str(free_port())], cwd=ROOT, env=env, capture_output=True, text=True)
     assert again.returncode == 2

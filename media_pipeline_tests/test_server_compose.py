@@ -15,6 +15,7 @@ from dagster._core.instance.ref import InstanceRef
 from media_pipeline.engine.container_launcher import ContainerRunLauncher
 from media_pipeline.engine.instance import instance_template
 from media_pipeline.server.engine_gate import RUN_LABEL, Template
+from media_pipeline.server.webserver import ANY
 
 ROOT = Path(__file__).resolve().parent.parent
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
@@ -76,6 +77,15 @@ def test_only_the_gate_has_the_socket_of_the_engine() -> None:
     beside = {name for name, s in SERVICES.items() if "engine" in s.get("networks", ())} - {"engine-gate"}
     assert beside == {"daemon", "webserver"}
     assert not any(v.startswith(("home:", "inbox:")) for name in beside for v in SERVICES[name]["volumes"])
+
+
+@pytest.mark.parametrize("name", ["webserver", "viewer"])
+def test_the_ui_turns_away_pages_of_others(name: str) -> None:
+    assert SERVICES[name]["command"][:3] == ["python", "-m", "media_pipeline.server.webserver"]
+    # Under whatever name the gateway is reached, which passes it on.
+    assert SERVICES[name]["environment"]["MEDIA_PIPELINE_UI_HOSTS"] == ANY
+    proxy = (ROOT / "deploy" / "gateway" / "templates" / "proxy.conf").read_text(encoding="utf-8")
+    assert "proxy_set_header Host $http_host;" in proxy
 
 
 def test_volumes_are_named_after_the_project() -> None:

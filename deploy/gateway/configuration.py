@@ -14,15 +14,22 @@ PACKAGE = Path(__file__).resolve().parent
 NGINX = "/usr/sbin/nginx"
 _PLACE = re.compile(r"@([A-Z_]+)@")
 _OIDC_MAPS = """\
-    map "$oidc_preferred|$oidc_email|$oidc_id" $oidc_user {
-        "~^(?<oidc_1>[^|]+)\\|" $oidc_1;
-        "~^\\|(?<oidc_2>[^|]+)\\|" $oidc_2;
-        default $oidc_id;
+    map $oidc_preferred $oidc_name {
+        "" $oidc_email;
+        default $oidc_preferred;
     }
-    map "$oidc_user|$oidc_groups" $oidc_role {
-        "~^\\|" "";
-        "~[|,]\\s*@GROUP@\\s*(,|$)" operator;
+    map $oidc_name $oidc_user {
+        "" $oidc_id;
+        default $oidc_name;
+    }
+    # Of the groups alone: names and addresses are what people choose themselves.
+    map $oidc_groups $oidc_member {
+        "~(^|,)\\s*@GROUP@\\s*(,|$)" operator;
         default viewer;
+    }
+    map $oidc_user $oidc_role {
+        "" "";
+        default $oidc_member;
     }
     # People with a password of the gateway (rclone, curl, Finder) are asked for it as before.
     map $http_authorization $sign_in_any {

@@ -21,7 +21,8 @@ from http import HTTPStatus
 from pathlib import Path
 from urllib.parse import quote
 
-from .inbox import Inbox, Refused
+from .inbox import Inbox
+from .refusal import Refused
 
 METHODS = "OPTIONS, GET, HEAD, PUT, DELETE, MKCOL, COPY, MOVE, PROPFIND, PROPPATCH, LOCK, UNLOCK"
 # Bodies of questions; anything larger is none.
@@ -79,7 +80,7 @@ def listing(inbox: Inbox, placeholders: Placeholders, path: str, *, children: bo
         stat = place.lstat()
     except (FileNotFoundError, NotADirectoryError):
         raise Refused(HTTPStatus.NOT_FOUND, "There is nothing of that name.") from None
-    free = inbox.free()
+    free = inbox.room.free()
     _describe(root, path, stat, free)
     if children and mode.S_ISDIR(stat.st_mode):
         for name, below in _children(inbox, place, path):

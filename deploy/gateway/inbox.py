@@ -16,9 +16,13 @@ import shutil
 import stat as mode
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from http import HTTPStatus
 from pathlib import Path
+
+from .refusal import Refused
+from .room import Room
 
 PARTS = ".upload"
 _ID = re.compile(r"[A-Za-z0-9_-]{22}")
@@ -26,14 +30,6 @@ _MAX_NAME_BYTES = 255
 _MAX_PATH_BYTES = 1024
 _MAX_DEPTH = 32
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\\]")
-
-
-class Refused(Exception):
-    """What cannot be done, as HTTP says it, and a sentence for the person."""
-
-    def __init__(self, status: HTTPStatus, text: str) -> None:
-        super().__init__(text)
-        self.status = status
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,21 +59,27 @@ class Inbox:
     min_free_bytes: of its disk, which uploads leave
     max_file_bytes: of one file
     keep_s: how long a part waits for the next byte
+
+    Attributes:
+        room: of its disk, for uploads
     """
 
     def __init__(self, root: Path, *, min_free_bytes: int, max_file_bytes: int, keep_s: float = 7 * 86400.0) -> None:
         self.root = root
         self.max_file_bytes = max_file_bytes
-        self._min_free_bytes = min_free_bytes
+        self.room = Room(root, min_free_bytes)
         self._keep_s = keep_s
         self._parts = root / PARTS
 
     def prepare(self) -> None:
-        """
+        """Uploads that had begun when the service ended keep what was promised to them.
+
         Raises:
             OSError: the inbox cannot be written to
         """
         self._parts.mkdir(mode=0o700, exist_ok=True)
+        for part in self._begun():
+            self.room.restore(self.bytes_file(part), part.length)
 
     # -- names -------------------------------------------------------------------------------------------------------
 
@@ -101,10 +103,15 @@ class Inbox:
 
     def begin(self, path: str, length: int, who: str) -> Part:
         self.place(path)
-        self.check_room(length)
+        self._check_length(length)
         part = Part(secrets.token_urlsafe(16), path.strip("/"), length, who, time.time() + self._keep_s)
-        (self._parts / f"{part.id}.part").touch(mode=0o644)
-        self._write(part)
+        try:
+            self.bytes_file(part).touch(mode=0o644)
+            self.room.promise(self.bytes_file(part), length)
+            self._write(part)
+        except BaseException:
+            self._remove_bytes(self.bytes_file(part))
+            raise
         return part
 
     def find(self, identity: str, who: str) -> Part:
@@ -138,7 +145,7 @@ class Inbox:
 
     def drop(self, part: Part) -> None:
         (self._parts / f"{part.id}.json").unlink(missing_ok=True)
-        self.bytes_file(part).unlink(missing_ok=True)
+        self._remove_bytes(self.bytes_file(part))
 
     def finish(self, part: Part) -> str:
         """The complete file appears; where, below the inbox. What is there already under its name is not touched."""
@@ -146,7 +153,7 @@ class Inbox:
             return part.path
         place = str(self._publish(self.bytes_file(part), self.place(part.path)).relative_to(self.root))
         self._write(replace(part, path=place, done=True))
-        self.bytes_file(part).unlink(missing_ok=True)
+        self._remove_bytes(self.bytes_file(part))
         return place
 
     def expire(self) -> int:
@@ -161,7 +168,7 @@ class Inbox:
                 elif file.with_suffix(".json").exists() or time.time() - file.stat().st_mtime < self._keep_s:
                     continue
                 file.unlink()
-                file.with_suffix(".part").unlink(missing_ok=True)
+                self._remove_bytes(file.with_suffix(".part"))
                 gone += 1
             except FileNotFoundError:
                 continue
@@ -169,33 +176,20 @@ class Inbox:
                 file.unlink(missing_ok=True)
         return gone
 
-    def check_room(self, length: int) -> None:
-        """Before anything is sent: is it too large, or will the disk be full?"""
+    def _remove_bytes(self, file: Path) -> None:
+        file.unlink(missing_ok=True)
+        self.room.forget(file)
+
+    def _check_length(self, length: int) -> None:
         if length > self.max_file_bytes:
             raise Refused(
                 HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
                 f"The file has {length} bytes, and {self.max_file_bytes} are the limit "
                 "(MEDIA_PIPELINE_DECODE__MAX_FILE_BYTES).",
             )
-        free = self.free()
-        if length > free:
-            raise disk_full(free)
 
-    def free(self) -> int:
-        """Bytes that new uploads may take."""
-        return max(0, shutil.disk_usage(self.root).free - self._min_free_bytes - self._promised())
-
-    def _promised(self) -> int:
-        """Bytes that begun uploads will still need."""
-        missing = 0
-        for part in self._all():
-            try:
-                missing += max(0, part.length - self.bytes_file(part).stat().st_size)
-            except OSError:
-                continue
-        return missing
-
-    def _all(self) -> Iterator[Part]:
+    def _begun(self) -> Iterator[Part]:
+        """Reads a note of each upload of the last days: at the start only."""
         for file in self._parts.glob("*.json"):
             try:
                 part = Part(**json.loads(file.read_text(encoding="utf-8")))
@@ -216,6 +210,17 @@ class Inbox:
         path = self._parts / f"{secrets.token_urlsafe(16)}.part"
         path.touch(mode=0o644)
         return path
+
+    @contextmanager
+    def arriving(self, length: int) -> Iterator[Path]:
+        """Such a file, with room for so many bytes; removed at the end, unless it has taken its place."""
+        self._check_length(length)
+        scratch = self.scratch()
+        try:
+            self.room.promise(scratch, length)
+            yield scratch
+        finally:
+            self._remove_bytes(scratch)
 
     def replace(self, complete: Path, path: str) -> bool:
         """A complete file takes its place; True where there was none. Whoever has PUT means to replace."""
@@ -265,16 +270,12 @@ class Inbox:
         if target.exists() and not overwrite:
             raise Refused(HTTPStatus.PRECONDITION_FAILED, "There is something of that name already.")
         handle, stat = self.open(path)
-        scratch = self.scratch()
-        try:
-            with os.fdopen(handle, "rb") as source, scratch.open("wb") as sink:
-                self.check_room(stat.st_size)
+        with os.fdopen(handle, "rb") as source, self.arriving(stat.st_size) as scratch:
+            with scratch.open("wb") as sink:
                 shutil.copyfileobj(source, sink, 1 << 20)
                 sink.flush()
                 os.fsync(sink.fileno())
             return self.replace(scratch, destination)
-        finally:
-            scratch.unlink(missing_ok=True)
 
     def move(self, path: str, destination: str, *, overwrite: bool) -> bool:
         """True where there was nothing at the destination."""
@@ -317,27 +318,6 @@ class Inbox:
             folder.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError):
             raise Refused(HTTPStatus.CONFLICT, "A file stands where a folder is needed.") from None
-
-
-def disk_full(free: int) -> Refused:
-    return Refused(
-        HTTPStatus.INSUFFICIENT_STORAGE,
-        f"The disk of the server is full: {free} bytes are left for uploads. "
-        "Free some space on the server, then continue.",
-    )
-
-
-def refusal_of(error: OSError) -> Refused:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return disk_full(0)
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return Refused(
-            HTTPStatus.INTERNAL_SERVER_ERROR,
-            f"The inbox cannot be written to by user {os.getuid()} of the server: {error.strerror}.",
-        )
-    if error.errno == errno.ENAMETOOLONG:
-        return Refused(HTTPStatus.BAD_REQUEST, "The name is too long.")
-    return Refused(HTTPStatus.INTERNAL_SERVER_ERROR, f"The inbox cannot be used: {error.strerror}.")
 
 
 def _check_name(name: str) -> None:

@@ -10,19 +10,24 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote
 
+from . import room
 from .dav import MAX_XML, Placeholders
-from .inbox import Inbox, Refused
+from .inbox import Inbox
+from .refusal import Refused
 
 _BLOCK = 1 << 18
 # Written through at these steps, so that the end of a long upload does not wait for all of it.
 _SYNC_BYTES = 64 << 20
+_LINGER_S = 5.0
 _CHUNK_LINE = re.compile(rb"([0-9A-Fa-f]{1,15})(;[^\r\n]*)?\r?\n")
 
 
@@ -85,9 +90,21 @@ class Request(BaseHTTPRequestHandler):
         return self.headers.get("X-Auth-User", "")
 
     def refuse(self, refused: Refused) -> None:
-        # What is left of the body is not read.
+        # What is left of the body is not kept.
         self.close_connection = True
         self.answer(refused.status, f"{refused}\n")
+        self._linger()
+
+    def _linger(self) -> None:
+        """To close on a body that nobody has read would reset the connection, and the answer would be lost with it."""
+        if self.headers.get("Content-Length", "0") == "0" and not self.headers.get("Transfer-Encoding"):
+            return
+        end = time.monotonic() + _LINGER_S
+        with suppress(OSError):
+            self.connection.shutdown(socket.SHUT_WR)
+            self.connection.settimeout(_LINGER_S)
+            while time.monotonic() < end and self.rfile.read1(_BLOCK):
+                pass
 
     def answer(self, status: HTTPStatus, content: str | bytes = "", headers: Mapping[str, str] | None = None) -> None:
         """Text for people, or XML."""
@@ -115,18 +132,21 @@ class Request(BaseHTTPRequestHandler):
                 raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "The question is too long.")
         return body
 
-    def copy_body(self, file: BinaryIO, most: int) -> None:
-        """The body into the file, block by block.
+    def copy_body(self, file: BinaryIO, path: Path, most: int) -> None:
+        """The body into the file, block by block, for as long as the disk has room.
 
         Raises:
             Incomplete: the connection ended first; what has arrived is in the file
-            Refused: it has more bytes than `most`
+            Refused: it has more bytes than `most`, or the disk gets full
         """
-        since_sync = copied = 0
+        since_sync = copied = look_at = 0
         for block in self._blocks():
-            copied += len(block)
-            if copied > most:
+            if copied + len(block) > most:
                 raise Refused(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "More bytes have come than were announced.")
+            if copied + len(block) > look_at:
+                self.server.inbox.room.go_on(path, len(block))
+                look_at = copied + room.STEP_BYTES
+            copied += len(block)
             view = memoryview(block)
             while view:
                 view = view[file.write(view) :]

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from email.utils import formatdate
 from http import HTTPStatus
 
-from .inbox import Part, Refused
+from .inbox import Part
+from .refusal import Refused
 from .request import Request, in_header
 
 TUS = "/upload/tus/"
@@ -79,7 +80,7 @@ def _append(request: Request) -> None:
         with inbox.bytes_file(part).open("ab", buffering=0) as file:
             try:
                 # Kept whatever happens: the next request goes on there.
-                request.copy_body(file, part.length - offset)
+                request.copy_body(file, inbox.bytes_file(part), part.length - offset)
             finally:
                 os.fsync(file.fileno())
         part = inbox.touch(part)

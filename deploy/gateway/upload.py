@@ -15,7 +15,8 @@ from collections.abc import Mapping
 from http import HTTPStatus
 
 from . import tus, webdav
-from .inbox import Inbox, Refused, refusal_of
+from .inbox import Inbox
+from .refusal import Refused, refusal_of
 from .request import Incomplete, Request, Server
 from .settings import GatewayError, Settings
 

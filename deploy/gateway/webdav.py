@@ -10,7 +10,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from . import dav
-from .inbox import Refused
+from .refusal import Refused
 from .request import Request, decoded, in_header
 
 DAV = "/_dav/"
@@ -57,15 +57,11 @@ def _put(request: Request) -> None:
             request.server.placeholders.add(path)
         request.answer(HTTPStatus.CREATED)
         return
-    inbox.check_room(int(length))
-    scratch = inbox.scratch()
-    try:
+    with inbox.arriving(int(length)) as scratch:
         with scratch.open("wb", buffering=0) as file:
-            request.copy_body(file, inbox.max_file_bytes)
+            request.copy_body(file, scratch, inbox.max_file_bytes)
             os.fsync(file.fileno())
         new = inbox.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
     new = not request.server.placeholders.drop(path) and new
     request.answer(HTTPStatus.CREATED if new else HTTPStatus.NO_CONTENT, headers={"X-Upload-Path": in_header(path)})
 

@@ -141,7 +141,7 @@ def _start(children: Children, folder: Path, host: str, port: int, stopped: list
         Child(
             "ui",
             [
-                *(sys.executable, "-m", "dagster_webserver", "--host", host, "--port", str(port)),
+                *(sys.executable, "-m", "media_pipeline.server.webserver", "--host", host, "--port", str(port)),
                 *("--workspace", str(workspace), *quiet, "--dagster-log-level", "warning"),
             ],
         ),
