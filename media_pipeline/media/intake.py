@@ -23,7 +23,8 @@ from media_pipeline.media.originals import ContentChangedError, Originals, conte
 from media_pipeline.media.partition_key import partition_key
 from media_pipeline.media.walk import Found, Identity, inspect, inspect_given, open_found, unreadable, walk, written_to
 from media_pipeline.storage.layout import Layout
-from media_pipeline.storage.sources import KnownMedium, Sighting, Sources, shown, stamp
+from media_pipeline.storage.sightings import Sighting, stamp
+from media_pipeline.storage.sources import KnownMedium, Sources, shown
 
 # Paths looked up at once: large enough to make SQLite cheap, small enough to keep a tick's limits sharp.
 CHUNK = 500
@@ -128,14 +129,17 @@ class Intake:
                 break
             if seen and seen.state != "waiting" and seen.stamp == _stamp(one):
                 desk.touched.append(one.path)
+            elif seen and seen.leaves_alone(one.stat):
+                self._sources.refuse(one.path, one.stat, seen.reason or "")  # under its new stamp
             else:
                 read += self._consider(one, seen, desk)
             last = one.path
-        self._sources.set_note(_CURSOR, None if desk.report.complete else last)
-        if desk.report.complete:
-            self._sources.drop_vanished()
         desk.report.waiting = [_path(one.path) for one in desk.pending]
-        return self._finish(desk)
+        self._sources.set_note(_CURSOR, None if desk.report.complete else last)
+        report = self._finish(desk)  # what was seen is noted before what was not is forgotten
+        if report.complete:
+            self._sources.drop_vanished([os.path.realpath(root) for root in roots])
+        return report
 
     # -- which files ---------------------------------------------------------------------------------------------
 

@@ -18,7 +18,8 @@ from datetime import datetime
 from pathlib import Path
 
 from media_pipeline.errors import CorruptMedia, DiskFull, InputError
-from media_pipeline.storage.sources import KnownMedium, stamp
+from media_pipeline.storage.sightings import stamp
+from media_pipeline.storage.sources import KnownMedium
 
 BLOCK = 1 << 20
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)

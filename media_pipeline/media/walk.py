@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from media_pipeline.errors import InputError, UnsafePath
-from media_pipeline.storage.sources import shown, stamp
+from media_pipeline.storage.sightings import stamp
+from media_pipeline.storage.sources import shown
 
 # Written by browsers, download managers and desktops, and never meant as media.
 _PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".opdownload", ".tmp", ".temp", "~")

@@ -14,6 +14,7 @@ from media_pipeline.errors import UsageError
 from media_pipeline.media.frames import THUMBNAIL_FILE
 from media_pipeline.media.originals import Originals
 from media_pipeline.results._erasure_journal import Medium
+from media_pipeline.storage.sightings import ERASED
 
 if TYPE_CHECKING:
     from media_pipeline.execution.pipeline import Pipeline
@@ -84,7 +85,7 @@ def remove_own_files(pipeline: Pipeline, media: Sequence[Medium], which: str) ->
     roots = [Path(os.path.realpath(folder)) for folder in pipeline.settings.watched]
     for path in staying if which == NONE else ():
         if _is_watched(path, roots):
-            pipeline.sources.refuse(path, path.stat(), "erased; the file was left where it is")
+            pipeline.sources.refuse(path, path.stat(), ERASED)
 
 
 def remove_copies(pipeline: Pipeline, media: Iterable[Medium]) -> None:
