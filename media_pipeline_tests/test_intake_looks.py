@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -98,6 +99,23 @@ def test_a_folder_that_was_not_mounted_for_days_brings_nothing_back(left: Home, 
     left.inbox.mkdir()
     assert names(left.tick()) == []  # an empty folder may be where the disk is mounted
     shutil.copytree(away, folder)
+    assert [names(left.tick()) for _ in range(2)] == [[], []]
+
+
+def test_a_disk_that_does_not_answer_brings_nothing_back(left: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lstat = str(left.inbox / "folder" / "left.jpg"), os.lstat
+
+    def failing(asked: str) -> os.stat_result:
+        if asked == path:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return lstat(asked)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "lstat", failing)
+        assert names(left.tick()) == []
+        assert [reason.split(";")[0].split(": ")[-1] for _, reason in left.take(left.inbox).refused] == [
+            os.strerror(errno.EIO)
+        ]
     assert [names(left.tick()) for _ in range(2)] == [[], []]
 
 

@@ -21,7 +21,17 @@ from media_pipeline.config import Settings
 from media_pipeline.errors import InputError, LimitExceeded
 from media_pipeline.media.originals import ContentChangedError, Originals, content_hash, locate
 from media_pipeline.media.partition_key import partition_key
-from media_pipeline.media.walk import Found, Identity, inspect, inspect_given, open_found, unreadable, walk, written_to
+from media_pipeline.media.walk import (
+    PASSING,
+    Found,
+    Identity,
+    inspect,
+    inspect_given,
+    open_found,
+    unreadable,
+    walk,
+    written_to,
+)
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.sightings import Sighting, stamp
 from media_pipeline.storage.sources import KnownMedium, Sources, shown
@@ -88,7 +98,7 @@ class Intake:
             patience_s: with `wait`, how long a file that never rests is waited for
 
         Raises:
-            DiskFull: no room; what was taken until then stays taken
+            DiskFull, StorageUnavailable: nothing can be stored; what was taken until then stays taken
         """
         desk = _Desk(progress)
         deadline = time.monotonic() + patience_s
@@ -116,7 +126,8 @@ class Intake:
             look_seconds: goes no further after this time where nothing was read, but some hundred files at least
 
         Raises:
-            DiskFull: no room; what was taken until then stays taken, and the next tick goes on
+            DiskFull, StorageUnavailable: nothing can be stored; what was taken until then stays taken, and the next
+                tick goes on
         """
         desk = _Desk(None)
         began = time.monotonic()
@@ -209,6 +220,11 @@ class Intake:
                 pass  # gone between the look and the opening: as if it had never been there
             except InputError as error:
                 self._refuse(found, error, desk)
+            except OSError as error:  # of the file: those of our store are of another type
+                if error.errno in PASSING:
+                    desk.refuse(found.path, unreadable(found.path, error))  # not remembered: the next look tries again
+                else:
+                    self._refuse(found, unreadable(found.path, error), desk)
         return False
 
     def _settled(self, stat: os.stat_result, seen: Sighting | None) -> bool:
@@ -232,8 +248,6 @@ class Intake:
                 media_id, stored = content_hash(handle, stat), Path(found.real)
             else:
                 media_id, stored = self.originals.store(handle, stat)
-        except OSError as error:
-            raise unreadable(found.path, error) from error
         finally:
             os.close(handle)
         self._register(found, stat, media_id, stored, desk)

@@ -26,6 +26,11 @@ _PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".opdo
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 _LITTER_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
 
+# The disk or server of a file does not answer, or this process has too much open: no fault of the file.
+PASSING = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
+
 Identity = tuple[int, int]  # device and inode
 
 
@@ -117,9 +122,10 @@ def open_found(found: Found) -> int:
         UnsafePath: a link or something that is not a file has taken the place of it or of a folder on the way
         InputError: it cannot be read
         FileNotFoundError: it has gone
-        BlockingIOError: another file stands there now, or other content; look again
+        BlockingIOError: another file stands there now, or other content, or somebody holds it; look again
+        OSError: one of `PASSING`; another try may succeed
     """
-    folder = os.open(found.root, os.O_RDONLY | os.O_DIRECTORY)
+    folder = _open_root(found)
     try:
         *folders, name = Path(found.real).relative_to(found.root).parts
         for part in folders:
@@ -128,7 +134,7 @@ def open_found(found: Found) -> int:
             folder = deeper
         # NONBLOCK: a pipe put there a moment ago must not hang the open itself.
         handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, BlockingIOError):
         raise
     except OSError as error:
         raise _refusal_of(found, error) from None
@@ -163,9 +169,12 @@ def written_to(handle: int) -> bool:
 
 
 def unreadable(path: str, error: OSError) -> InputError:
+    passing = (
+        "look after the disk or server it lies on, and analyze it again; a watched folder is looked at again by itself"
+    )
     return InputError(
         f"{shown(path)!r} cannot be read: {error.strerror or error}",
-        "give this user read access to it and to its folders",
+        passing if error.errno in PASSING else "give this user read access to it and to its folders",
     )
 
 
@@ -187,6 +196,15 @@ def _entries(root: str, folder: str, after: tuple[str, ...]) -> Iterator[Found |
                 yield entry.path, after[1:] if on_the_way else ()
         elif not on_the_way and not ignored(entry.name) and (found := inspect(root, entry.path)):
             yield found
+
+
+def _open_root(found: Found) -> int:
+    try:
+        return os.open(found.root, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _refusal_of(found, error) from None
 
 
 def _irregular(path: str, stat: os.stat_result) -> UnsafePath | None:
@@ -212,7 +230,9 @@ def _leaves(path: str, root: str) -> UnsafePath:
     )
 
 
-def _refusal_of(found: Found, error: OSError) -> InputError:
+def _refusal_of(found: Found, error: OSError) -> InputError | OSError:
+    if error.errno in PASSING:
+        return error
     # Linux says ENOTDIR or ELOOP where a link has taken a folder's or a file's place, ENXIO where a socket has.
     if isinstance(error, NotADirectoryError) or error.errno in _SWAPPED:
         return UnsafePath(f"{shown(found.path)!r} was replaced while it was checked", "analyze it once more")

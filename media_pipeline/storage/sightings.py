@@ -30,13 +30,13 @@ class Sighting:
     since: float  # when this stamp was seen first, in seconds since 1970
 
     def leaves_alone(self, stat: os.stat_result | None) -> bool:
-        """Whether an erasure or retention left this content there, to be taken again by name only.
+        """Whether an erasure or retention left this content there, to be taken again by name only; None is any content.
 
         Nothing else of an erased content may be kept than where it lies, its size and its time, so it is told by them.
         What more there is in a stamp changes without the content: mounting a disk again gives it another number.
         """
         wanted = self.reason is not None and (self.reason == ERASED or self.reason.startswith(REMOVED))
-        return wanted and stat is not None and self.stamp.startswith(_content(stat))
+        return wanted and (stat is None or self.stamp.startswith(_content(stat)))
 
 
 def stamp(stat: os.stat_result) -> str:

@@ -141,9 +141,14 @@ class Sources:
             db.execute("UPDATE removed_originals SET restored_at = ? WHERE media_id = ?", (_now_us(), media_id))
 
     def refuse(self, path: str | Path, stat: os.stat_result | None, reason: str) -> None:
-        """Not to be looked at again until the file changes; `stat` is None where it could not even be asked."""
+        """Not to be looked at again until the file changes.
+
+        Args:
+            stat: None where it could not even be asked; what an erasure or retention left there stays noted
+        """
+        but_for = f" WHERE NOT ({LEFT_ALONE})" if stat is None else ""
         with self._db.write() as db:
-            db.execute(UPSERT_FILE, file_row(path, stat, "refused", _now_us(), reason=reason))
+            db.execute(UPSERT_FILE + but_for, file_row(path, stat, "refused", _now_us(), reason=reason))
 
     def refused(self) -> list[tuple[str, str]]:
         """(path as shown, reason) of every file refused."""
