@@ -162,6 +162,52 @@ def test_an_endless_file_of_no_length_ends(home: Home, monkeypatch: pytest.Monke
     assert (report.new, len(report.waiting)) == ([], 1)
 
 
+def _impatient(home: Home, monkeypatch: pytest.MonkeyPatch, between: Callable[[], None]) -> None:
+    """Waiting for a file takes no time, and `between` happens meanwhile, once."""
+    todo = [between]
+
+    def meanwhile(_: float) -> None:
+        for path in home.inbox.iterdir():
+            age(path)
+        if todo:
+            todo.pop()()
+
+    monkeypatch.setattr(module.time, "sleep", meanwhile)
+
+
+@pytest.mark.parametrize("kind", ["a link in a named folder", "a named file"])
+def test_what_is_swapped_for_a_link_while_it_is_waited_for_is_not_followed(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    age(secret)
+    home.write("fresh.jpg", b"fresh")
+    swapped = home.inbox / ("fresh.jpg" if kind == "a named file" else "link.jpg")
+    if kind != "a named file":
+        swapped.symlink_to("fresh.jpg")
+
+    def swap() -> None:
+        swapped.unlink()
+        swapped.symlink_to(secret)
+
+    _impatient(home, monkeypatch, swap)
+    report = home.take(swapped if kind == "a named file" else home.inbox, wait=True)
+    assert [medium.stored.read_bytes() for medium in report.new] == [b"fresh"] * (kind != "a named file")
+    assert [(path, "leaves" in reason) for path, reason in report.refused] == [(swapped, True)]
+
+
+def test_a_link_that_was_named_is_waited_for_where_it_leads(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own.jpg"
+    own.write_bytes(b"own")
+    link = home.inbox / "link.jpg"
+    link.symlink_to(own)
+    _impatient(home, monkeypatch, lambda: age(own))
+    assert names(home.take(link, wait=True)) == ["link.jpg"]
+
+
 # -- disks and servers that do not answer -------------------------------------------------------------------------
 
 

@@ -325,8 +325,10 @@ def _stamp(found: Found) -> str:
 
 
 def _look_again(found: Found) -> Found | None:
+    """The same path once more. Only a link that was named may lead anywhere; what has become one meanwhile may not."""
+    is_named_link = found.given and found.path != found.real
     try:
-        return inspect_given(found.path) if found.path != found.real else inspect(found.root, found.path)
+        return inspect_given(found.path) if is_named_link else inspect(found.root, found.path)
     except OSError:
         return None
 

@@ -44,6 +44,7 @@ class Found:
         real: what is to be opened: `path`, or the file inside `root` that a link at `path` means
         stat: of `real`; None where it could not be asked
         refusal: why it must not be opened
+        given: the user named it; of a link that is, that it may be followed out of `root`
     """
 
     root: str
@@ -51,6 +52,7 @@ class Found:
     real: str
     stat: os.stat_result | None
     refusal: InputError | None = None
+    given: bool = False
 
 
 def ignored(name: str, *, folder: bool = False) -> bool:
@@ -95,7 +97,7 @@ def inspect_given(path: str) -> Found:
     real = os.path.realpath(path, strict=True)
     seen = str(Path(os.path.realpath(Path(path).parent), Path(path).name))
     stat = os.lstat(real)
-    return Found(str(Path(real).parent), seen, real, stat, _irregular(seen, stat))
+    return Found(str(Path(real).parent), seen, real, stat, _irregular(seen, stat), given=True)
 
 
 def inspect(root: str, path: str) -> Found | None:
