@@ -15,6 +15,7 @@
     ├── ContractViolation             an analyzer returned what its schema does not promise  (a bug, never retried)
     └── TransientError                worth another try: the world was in the way            (retryable)
         ├── DiskFull                  no room; goes on when there is
+        ├── StorageUnavailable        the home lets nothing be written or read; goes on when it does
         ├── WorkerLost                a sandbox or worker process died without a word
         ├── ProviderUnreachable       Vast.ai gave no answer that can be trusted: it says nothing about machines
         ├── BudgetReached             a limit of the budget ended the renting; the rest waits for a later run
@@ -103,6 +104,10 @@ class TransientError(MediaPipelineError):
 
 class DiskFull(TransientError):
     """No room left on the device."""
+
+
+class StorageUnavailable(TransientError):
+    """The disk of the home, or its rights, let nothing be written or read there."""
 
 
 class WorkerLost(TransientError):

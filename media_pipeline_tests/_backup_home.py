@@ -14,7 +14,8 @@ from media_pipeline.storage import backup
 from media_pipeline.storage._backup_manifest import Snapshot
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.ledger import Entry, Ledger
-from media_pipeline.storage.sources import Sources, stamp
+from media_pipeline.storage.sightings import stamp
+from media_pipeline.storage.sources import Sources
 from media_pipeline.storage.tables import Tables
 
 OCR = pa.schema([("media_id", pa.string()), ("line_index", pa.int32()), ("text", pa.string())])

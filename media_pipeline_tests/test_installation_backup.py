@@ -14,7 +14,7 @@ from media_pipeline.server import backup, backup_restore
 from media_pipeline.server.backup_restic import Restic
 from media_pipeline.server.backup_state import STATUS, State
 from media_pipeline.storage import backup_view
-from media_pipeline.storage.sources import stamp
+from media_pipeline.storage.sightings import stamp
 from media_pipeline_tests import _cli
 from media_pipeline_tests._backup_home import BackupHome, content
 from media_pipeline_tests._installation import KEY, Installation, make, needs_restic, record_arguments

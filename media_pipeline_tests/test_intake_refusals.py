@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import errno
 import os
 import socket
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from media_pipeline.config import DecodeLimits
+from media_pipeline.errors import StorageUnavailable
 from media_pipeline.media import intake as module
 from media_pipeline.media import walk as walk_module
 from media_pipeline_tests._intake import Home, age, names
@@ -156,3 +160,116 @@ def test_an_endless_file_of_no_length_ends(home: Home, monkeypatch: pytest.Monke
     # Files of /proc say that they are empty and are not.
     report = home.intake.take([Path("/proc/self/status")], wait=True, patience_s=0)
     assert (report.new, len(report.waiting)) == ([], 1)
+
+
+def _impatient(home: Home, monkeypatch: pytest.MonkeyPatch, between: Callable[[], None]) -> None:
+    """Waiting for a file takes no time, and `between` happens meanwhile, once."""
+    todo = [between]
+
+    def meanwhile(_: float) -> None:
+        for path in home.inbox.iterdir():
+            age(path)
+        if todo:
+            todo.pop()()
+
+    monkeypatch.setattr(module.time, "sleep", meanwhile)
+
+
+@pytest.mark.parametrize("kind", ["a link in a named folder", "a named file"])
+def test_what_is_swapped_for_a_link_while_it_is_waited_for_is_not_followed(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_bytes(b"secret")
+    age(secret)
+    home.write("fresh.jpg", b"fresh")
+    swapped = home.inbox / ("fresh.jpg" if kind == "a named file" else "link.jpg")
+    if kind != "a named file":
+        swapped.symlink_to("fresh.jpg")
+
+    def swap() -> None:
+        swapped.unlink()
+        swapped.symlink_to(secret)
+
+    _impatient(home, monkeypatch, swap)
+    report = home.take(swapped if kind == "a named file" else home.inbox, wait=True)
+    assert [medium.stored.read_bytes() for medium in report.new] == [b"fresh"] * (kind != "a named file")
+    assert [(path, "leaves" in reason) for path, reason in report.refused] == [(swapped, True)]
+
+
+def test_a_link_that_was_named_is_waited_for_where_it_leads(
+    home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own.jpg"
+    own.write_bytes(b"own")
+    link = home.inbox / "link.jpg"
+    link.symlink_to(own)
+    _impatient(home, monkeypatch, lambda: age(own))
+    assert names(home.take(link, wait=True)) == ["link.jpg"]
+
+
+# -- disks and servers that do not answer -------------------------------------------------------------------------
+
+
+def _failing(call: Callable[..., Any], code: int, concerns: Callable[..., bool]) -> Callable[..., Any]:
+    def failing(*args: Any, **kwargs: Any) -> Any:
+        if concerns(*args):
+            raise OSError(code, os.strerror(code))
+        return call(*args, **kwargs)
+
+    return failing
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EIO, errno.EACCES, errno.ENOENT])
+def test_a_store_that_takes_nothing_ends_the_look_and_refuses_nothing(
+    home: Home, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    path = home.drop("a.jpg", b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", _failing(os.open, code, lambda place, *_: ".incoming" in str(place)))
+        for look in (home.tick, lambda: home.take(path)):
+            with pytest.raises(StorageUnavailable, match=os.strerror(code)) as error:
+                look()
+            assert error.value.remedy and str(home.layout.originals) in error.value.cause
+    assert home.sources.refused() == []
+    assert names(home.tick()) == ["a.jpg"]
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE])
+@pytest.mark.parametrize("call", ["open", "preadv"])
+def test_a_file_whose_disk_does_not_answer_is_looked_at_again(
+    home: Home, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    path = home.drop("a.jpg", b"content")
+    concerns = (lambda place, *_: place == "a.jpg") if call == "open" else (lambda *_: True)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, _failing(getattr(os, call), code, concerns))
+        for _ in range(2):
+            [(refused, reason)] = home.tick().refused
+            assert (refused, os.strerror(code) in reason, "looked at again" in reason) == (path, True, True)
+    assert home.sources.refused() == []
+    assert names(home.tick()) == ["a.jpg"]
+
+
+def test_a_file_that_cannot_be_read_is_refused_until_it_changes(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.drop("a.jpg", b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", _failing(os.preadv, errno.EACCES, lambda *_: True))
+        assert [len(home.tick().refused) for _ in range(2)] == [1, 0]
+    assert len(home.sources.refused()) == 1
+
+
+def test_a_folder_whose_server_does_not_answer_ends_nothing(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    home.drop("a.jpg", b"content")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", _failing(os.open, errno.ENOTCONN, lambda place, *_: place == str(home.inbox)))
+        assert len(home.tick().refused) == 1
+    assert names(home.tick()) == ["a.jpg"]
+
+
+def test_a_file_that_somebody_holds_just_now_waits(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = home.drop("a.jpg", b"content")  # a file server has lent it out: fcntl(2), leases
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", _failing(os.open, errno.EAGAIN, lambda place, *_: place == "a.jpg"))
+        assert home.tick().waiting == [path]
+    assert names(home.tick()) == ["a.jpg"]

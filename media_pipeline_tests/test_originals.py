@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from media_pipeline.errors import CorruptMedia, DiskFull, InputError
+from media_pipeline.errors import CorruptMedia, DiskFull, InputError, LimitExceeded, StorageUnavailable
 from media_pipeline.media import originals as module
 from media_pipeline.media.originals import ContentChangedError, Originals, content_hash, locate
 from media_pipeline.storage.sources import KnownMedium
@@ -144,3 +144,39 @@ def test_locate_says_what_happened_to_an_original(tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(InputError, match="No such file"):
         locate(linked)
+
+
+@pytest.mark.parametrize(("call", "code"), [("write", errno.EIO), ("fsync", errno.EIO), ("fchmod", errno.EROFS)])
+def test_what_the_store_says_is_told_from_what_the_file_says(
+    originals: Originals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.setattr(module, "_cloned", lambda *_: False)
+
+    def failing(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing)
+        with pytest.raises(StorageUnavailable, match=os.strerror(code)):
+            store(originals, tmp_path / "file")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "preadv", failing)
+        with pytest.raises(OSError, match=os.strerror(code)):
+            store(originals, tmp_path / "file")
+    assert leftovers(tmp_path) == []
+
+
+def test_a_file_too_large_for_the_file_system_is_refused_alone(
+    originals: Originals, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_bytes(b"content")
+    monkeypatch.setattr(module, "_cloned", lambda *_: False)
+
+    def too_large(*_: object) -> None:
+        raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+
+    monkeypatch.setattr(os, "write", too_large)
+    with pytest.raises(LimitExceeded, match="no file of this size"):
+        store(originals, tmp_path / "file")
+    assert leftovers(tmp_path) == []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -173,3 +175,19 @@ def test_a_full_disk_stops_the_intake_with_cause_and_remedy(world: World, monkey
     assert "only 0.5 GB are free" in world.said
     assert "make room" in world.said
     assert world.pipeline.sources.count() == 0
+
+
+def test_a_store_that_cannot_be_written_to_stops_the_intake_and_refuses_nothing(world: World, monkeypatch) -> None:
+    world.drop("a.jpg")
+    open_ = os.open
+
+    def read_only(path, flags, *args, **kwargs):
+        if ".incoming" in str(path) and flags & os.O_CREAT:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+        return open_(path, flags, *args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", read_only)
+        assert world.tick() == []
+        assert "originals cannot be stored in" in world.said and "mend the disk" in world.said
+    assert len(world.tick()) == 1

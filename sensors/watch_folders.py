@@ -15,7 +15,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
 from media_pipeline.engine.instance import reconcile_dead_runs
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, keys_of_run, range_tags
 from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG
-from media_pipeline.errors import DiskFull
+from media_pipeline.errors import DiskFull, StorageUnavailable
 from media_pipeline.media.batching import batches
 from media_pipeline.media.intake import Intake, IntakeReport
 from media_pipeline.storage.sources import MAX_ATTEMPTS, KnownMedium
@@ -65,7 +65,7 @@ def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorR
             limit_seconds=TICK_LIMIT_S,
             look_seconds=LOOK_LIMIT_S,
         )
-    except DiskFull as error:
+    except (DiskFull, StorageUnavailable) as error:
         return dg.SkipReason(str(error))
     for path, reason in report.refused:
         context.log.warning(f"{path} was not taken: {reason}")

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from media_pipeline.cli.context import App
-from media_pipeline.cli.failures import print_failures
+from media_pipeline.cli.failures import NAMES_PER_REASON, print_failures
 from media_pipeline.config_gpu import TARGETS
 from media_pipeline.errors import UsageError
 from media_pipeline.execution.wish import Wish
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from media_pipeline.storage.sources import KnownMedium
 
 EXIT_SOME_FAILED = 3
+STILL_WRITTEN = "is still being written to; analyze it again"
 
 
 @click.command()
@@ -48,7 +49,7 @@ def analyze(
 ) -> int:
     """Take PATH… (files or folders) in and analyse them here and now.
 
-    Exit code 0: all done. 3: some files failed; they are listed with the reason.
+    Exit code 0: all done. 3: some files failed, or are still being written to; they are listed with the reason.
     """
     console = Console(stderr=True)
     pipeline = app.pipeline
@@ -176,6 +177,7 @@ def _summary(
     failed_files = {media_id for media_id, _, _ in failures}
     names = {m.media_id: m for m in media}
     refused = [(str(path), reason) for path, reason in report.refused]
+    waiting = list(dict.fromkeys(str(path) for path in report.waiting))
     result: dict[str, Any] = {
         "files": files,
         "media": len(media),
@@ -187,6 +189,7 @@ def _summary(
             for i, a, r in failures
         ],
         "refused": [{"path": path, "reason": reason} for path, reason in refused],
+        "waiting": [{"path": path, "reason": STILL_WRITTEN} for path in waiting],
         "unavailable": unavailable,
         **({"placement": placement} if placement is not None else {}),
     }
@@ -194,7 +197,7 @@ def _summary(
         click.echo(json.dumps(result, ensure_ascii=False, indent=2))
     else:
         _print(console, result)
-    return EXIT_SOME_FAILED if failures or refused else 0
+    return EXIT_SOME_FAILED if failures or refused or waiting else 0
 
 
 def _of_status(
@@ -215,10 +218,16 @@ def _print(console: Console, result: dict[str, Any]) -> None:
     failures = [(f["name"], f["analyzer"], f["reason"]) for f in result["failed"]]
     failures += [(r["path"], "intake", r["reason"]) for r in result["refused"]]
     print_failures(console, failures)
-    same = result["files"] - result["media"] - len(result["refused"])
+    waiting = [w["path"] for w in result["waiting"]]
+    for path in waiting[:NAMES_PER_REASON]:
+        console.print(f"[yellow]not taken:[/] {escape(path)} {STILL_WRITTEN}", highlight=False, soft_wrap=True)
+    if len(waiting) > NAMES_PER_REASON:
+        console.print(f"    … and {len(waiting) - NAMES_PER_REASON} more; --format json has them all", highlight=False)
+    same = result["files"] - result["media"] - len(result["refused"]) - len(waiting)
+    later = f", {len(waiting)} not taken yet" if waiting else ""
     console.print(
         f"{result['files']} files{f', {same} of them with the same content as another' if same > 0 else ''}:"
-        f" [green]{result['done']} done[/], {len(failures)} failed"
+        f" [green]{result['done']} done[/], {len(failures)} failed{later}"
         f" ({result['new']} new, {result['known']} known before)",
         highlight=False,
         soft_wrap=True,

@@ -140,8 +140,9 @@ def _print_plan(console: Console, plan: Plan) -> None:
     line(f"goes: {going or 'nothing but names'}; {plan.bytes / 1e6:.1f} MB of files")
     for path in plan.going[:SHOWN]:
         line(f"    your file {escape(printable(str(path)))}")
+    hint = "remove it yourself" if plan.files == "all" else "--files all takes it too"
     for path in plan.staying[:SHOWN]:
-        line(f"[yellow]stays[/]: your file {escape(printable(str(path)))}; --files all takes it too")
+        line(f"[yellow]stays[/]: your file {escape(printable(str(path)))}; {hint}")
     if plan.identities and not plan.media:
         line(
             "stays: the media themselves, in which the person is still to be seen or heard; --with-media takes them too"

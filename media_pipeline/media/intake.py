@@ -21,9 +21,20 @@ from media_pipeline.config import Settings
 from media_pipeline.errors import InputError, LimitExceeded
 from media_pipeline.media.originals import ContentChangedError, Originals, content_hash, locate
 from media_pipeline.media.partition_key import partition_key
-from media_pipeline.media.walk import Found, Identity, inspect, inspect_given, open_found, unreadable, walk, written_to
+from media_pipeline.media.walk import (
+    PASSING,
+    Found,
+    Identity,
+    inspect,
+    inspect_given,
+    open_found,
+    unreadable,
+    walk,
+    written_to,
+)
 from media_pipeline.storage.layout import Layout
-from media_pipeline.storage.sources import KnownMedium, Sighting, Sources, shown, stamp
+from media_pipeline.storage.sightings import Sighting, stamp
+from media_pipeline.storage.sources import KnownMedium, Sources, shown
 
 # Paths looked up at once: large enough to make SQLite cheap, small enough to keep a tick's limits sharp.
 CHUNK = 500
@@ -87,7 +98,7 @@ class Intake:
             patience_s: with `wait`, how long a file that never rests is waited for
 
         Raises:
-            DiskFull: no room; what was taken until then stays taken
+            DiskFull, StorageUnavailable: nothing can be stored; what was taken until then stays taken
         """
         desk = _Desk(progress)
         deadline = time.monotonic() + patience_s
@@ -115,7 +126,8 @@ class Intake:
             look_seconds: goes no further after this time where nothing was read, but some hundred files at least
 
         Raises:
-            DiskFull: no room; what was taken until then stays taken, and the next tick goes on
+            DiskFull, StorageUnavailable: nothing can be stored; what was taken until then stays taken, and the next
+                tick goes on
         """
         desk = _Desk(None)
         began = time.monotonic()
@@ -128,14 +140,17 @@ class Intake:
                 break
             if seen and seen.state != "waiting" and seen.stamp == _stamp(one):
                 desk.touched.append(one.path)
+            elif seen and seen.leaves_alone(one.stat):
+                self._sources.refuse(one.path, one.stat, seen.reason or "")  # under its new stamp
             else:
                 read += self._consider(one, seen, desk)
             last = one.path
-        self._sources.set_note(_CURSOR, None if desk.report.complete else last)
-        if desk.report.complete:
-            self._sources.drop_vanished()
         desk.report.waiting = [_path(one.path) for one in desk.pending]
-        return self._finish(desk)
+        self._sources.set_note(_CURSOR, None if desk.report.complete else last)
+        report = self._finish(desk)  # what was seen is noted before what was not is forgotten
+        if report.complete:
+            self._sources.drop_vanished([os.path.realpath(root) for root in roots])
+        return report
 
     # -- which files ---------------------------------------------------------------------------------------------
 
@@ -205,6 +220,11 @@ class Intake:
                 pass  # gone between the look and the opening: as if it had never been there
             except InputError as error:
                 self._refuse(found, error, desk)
+            except OSError as error:  # of the file: those of our store are of another type
+                if error.errno in PASSING:
+                    desk.refuse(found.path, unreadable(found.path, error))  # not remembered: the next look tries again
+                else:
+                    self._refuse(found, unreadable(found.path, error), desk)
         return False
 
     def _settled(self, stat: os.stat_result, seen: Sighting | None) -> bool:
@@ -228,8 +248,6 @@ class Intake:
                 media_id, stored = content_hash(handle, stat), Path(found.real)
             else:
                 media_id, stored = self.originals.store(handle, stat)
-        except OSError as error:
-            raise unreadable(found.path, error) from error
         finally:
             os.close(handle)
         self._register(found, stat, media_id, stored, desk)
@@ -307,8 +325,10 @@ def _stamp(found: Found) -> str:
 
 
 def _look_again(found: Found) -> Found | None:
+    """The same path once more. Only a link that was named may lead anywhere; what has become one meanwhile may not."""
+    is_named_link = found.given and found.path != found.real
     try:
-        return inspect_given(found.path) if found.path != found.real else inspect(found.root, found.path)
+        return inspect_given(found.path) if is_named_link else inspect(found.root, found.path)
     except OSError:
         return None
 

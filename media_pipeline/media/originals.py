@@ -12,13 +12,14 @@ import fcntl
 import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
-from media_pipeline.errors import CorruptMedia, DiskFull, InputError
-from media_pipeline.storage.sources import KnownMedium, stamp
+from media_pipeline.errors import CorruptMedia, DiskFull, InputError, LimitExceeded, StorageUnavailable
+from media_pipeline.storage.sightings import stamp
+from media_pipeline.storage.sources import KnownMedium
 
 BLOCK = 1 << 20
 _FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int)
@@ -42,8 +43,9 @@ class Originals:
         self._folder = folder
         self._incoming = folder / ".incoming"
         self._min_free_bytes = min_free_bytes
-        self._incoming.mkdir(parents=True, exist_ok=True)
-        self.clean()
+        with _own_errors(folder):
+            self._incoming.mkdir(parents=True, exist_ok=True)
+            self.clean()
 
     def path(self, media_id: str) -> Path:
         return self._folder / media_id[:2] / media_id
@@ -61,13 +63,21 @@ class Originals:
         Raises:
             ContentChangedError: it was written to meanwhile; nothing of it remains
             DiskFull: the copy would not leave `min_free_bytes`; nothing of it remains
+            LimitExceeded: the file system of the store takes no file of this size
+            StorageUnavailable: the store cannot be written to
+            OSError: the source cannot be read
         """
+
+        def write(data: memoryview) -> None:
+            with _own_errors(self._folder):
+                _write_all(target, data)
+
         self._check_room(expected.st_size)
-        with _no_room_translated(self._folder), self._temporary() as (target, temporary):
+        with self._temporary() as (target, temporary):
             if _cloned(source, target):
-                media_id = _hash(target, expected.st_size)
+                media_id = _hash(target, expected.st_size)  # the blocks are the source's, and so are errors of reading
             else:
-                media_id = _hash(source, expected.st_size, copy_to=target)
+                media_id = _hash(source, expected.st_size, write)
             _check_unchanged(source, expected)
             place = self.path(media_id)
             if not _holds(place, expected.st_size):
@@ -105,12 +115,16 @@ class Originals:
 
     @contextmanager
     def _temporary(self) -> Iterator[tuple[int, Path]]:
-        handle, path = self._open_temporary()
+        with _own_errors(self._folder):
+            handle, path = self._open_temporary()
         try:
             yield handle, path
         finally:
-            path.unlink(missing_ok=True)  # already renamed when all went well
-            os.close(handle)
+            with _own_errors(self._folder):
+                try:
+                    path.unlink(missing_ok=True)  # already renamed when all went well
+                finally:
+                    os.close(handle)
 
     def _open_temporary(self) -> tuple[int, Path]:
         while True:
@@ -122,18 +136,20 @@ class Originals:
             os.close(handle)
 
     def _publish(self, handle: int, temporary: Path, place: Path) -> None:
-        os.fchmod(handle, 0o444)
-        os.fsync(handle)
-        try:
-            place.parent.mkdir()
-            _flush_folder(self._folder)
-        except FileExistsError:
-            pass
-        temporary.rename(place)
-        _flush_folder(place.parent)
+        with _own_errors(self._folder):
+            os.fchmod(handle, 0o444)
+            os.fsync(handle)
+            try:
+                place.parent.mkdir()
+                _flush_folder(self._folder)
+            except FileExistsError:
+                pass
+            temporary.rename(place)
+            _flush_folder(place.parent)
 
     def _check_room(self, size: int) -> None:
-        disk = os.statvfs(self._folder)
+        with _own_errors(self._folder):
+            disk = os.statvfs(self._folder)
         free = disk.f_bavail * disk.f_frsize
         if free - size < self._min_free_bytes:
             raise DiskFull(
@@ -179,6 +195,7 @@ def content_hash(source: int, expected: os.stat_result) -> str:
 
     Raises:
         ContentChangedError: it was written to meanwhile
+        OSError: it cannot be read
     """
     media_id = _hash(source, expected.st_size)
     _check_unchanged(source, expected)
@@ -190,7 +207,7 @@ def _check_unchanged(source: int, expected: os.stat_result) -> None:
         raise ContentChangedError
 
 
-def _hash(source: int, size: int, *, copy_to: int | None = None) -> str:
+def _hash(source: int, size: int, write: Callable[[memoryview], None] | None = None) -> str:
     digest, offset = hashlib.sha256(), 0
     block = bytearray(min(BLOCK, size + 1))
     view = memoryview(block)
@@ -200,8 +217,8 @@ def _hash(source: int, size: int, *, copy_to: int | None = None) -> str:
         if offset > size:
             raise ContentChangedError
         digest.update(view[:count])
-        if copy_to is not None:
-            _write_all(copy_to, view[:count])
+        if write is not None:
+            write(view[:count])
     if offset != size:
         raise ContentChangedError
     return digest.hexdigest()
@@ -237,10 +254,19 @@ def _flush_folder(folder: Path) -> None:
 
 
 @contextmanager
-def _no_room_translated(folder: Path) -> Iterator[None]:
+def _own_errors(folder: Path) -> Iterator[None]:
+    """What the store says is told from what a source says: no file is to blame for it, but for its size."""
     try:
         yield
     except OSError as error:
         if error.errno in _NO_ROOM:
             raise DiskFull(f"no room left at {folder}", _REMEDY) from error
-        raise
+        if error.errno == errno.EFBIG:
+            raise LimitExceeded(
+                f"the file system of {folder} takes no file of this size",
+                "keep originals on another or set MEDIA_PIPELINE_LINK_ORIGINALS=true, and analyze the file once more",
+            ) from error
+        raise StorageUnavailable(
+            f"originals cannot be stored in {folder}: {error.strerror or error}",
+            "mend the disk, or this user's rights there; intake goes on from where it stopped",
+        ) from error

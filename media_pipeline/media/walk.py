@@ -18,12 +18,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from media_pipeline.errors import InputError, UnsafePath
-from media_pipeline.storage.sources import shown, stamp
+from media_pipeline.storage.sightings import stamp
+from media_pipeline.storage.sources import shown
 
 # Written by browsers, download managers and desktops, and never meant as media.
 _PARTIAL = (".part", ".partial", ".crdownload", ".download", ".filepart", ".opdownload", ".tmp", ".temp", "~")
 _LITTER = frozenset({"thumbs.db", "desktop.ini", "ehthumbs.db"})
 _LITTER_FOLDERS = frozenset({"__macosx", "@eadir", "$recycle.bin", "system volume information", "lost+found"})
+
+# The disk or server of a file does not answer, or this process has too much open: no fault of the file.
+PASSING = frozenset(
+    {errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+)
 
 Identity = tuple[int, int]  # device and inode
 
@@ -38,6 +44,7 @@ class Found:
         real: what is to be opened: `path`, or the file inside `root` that a link at `path` means
         stat: of `real`; None where it could not be asked
         refusal: why it must not be opened
+        given: the user named it; of a link that is, that it may be followed out of `root`
     """
 
     root: str
@@ -45,6 +52,7 @@ class Found:
     real: str
     stat: os.stat_result | None
     refusal: InputError | None = None
+    given: bool = False
 
 
 def ignored(name: str, *, folder: bool = False) -> bool:
@@ -89,7 +97,7 @@ def inspect_given(path: str) -> Found:
     real = os.path.realpath(path, strict=True)
     seen = str(Path(os.path.realpath(Path(path).parent), Path(path).name))
     stat = os.lstat(real)
-    return Found(str(Path(real).parent), seen, real, stat, _irregular(seen, stat))
+    return Found(str(Path(real).parent), seen, real, stat, _irregular(seen, stat), given=True)
 
 
 def inspect(root: str, path: str) -> Found | None:
@@ -116,9 +124,10 @@ def open_found(found: Found) -> int:
         UnsafePath: a link or something that is not a file has taken the place of it or of a folder on the way
         InputError: it cannot be read
         FileNotFoundError: it has gone
-        BlockingIOError: another file stands there now, or other content; look again
+        BlockingIOError: another file stands there now, or other content, or somebody holds it; look again
+        OSError: one of `PASSING`; another try may succeed
     """
-    folder = os.open(found.root, os.O_RDONLY | os.O_DIRECTORY)
+    folder = _open_root(found)
     try:
         *folders, name = Path(found.real).relative_to(found.root).parts
         for part in folders:
@@ -127,7 +136,7 @@ def open_found(found: Found) -> int:
             folder = deeper
         # NONBLOCK: a pipe put there a moment ago must not hang the open itself.
         handle = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=folder)
-    except FileNotFoundError:
+    except (FileNotFoundError, BlockingIOError):
         raise
     except OSError as error:
         raise _refusal_of(found, error) from None
@@ -162,9 +171,12 @@ def written_to(handle: int) -> bool:
 
 
 def unreadable(path: str, error: OSError) -> InputError:
+    passing = (
+        "look after the disk or server it lies on, and analyze it again; a watched folder is looked at again by itself"
+    )
     return InputError(
         f"{shown(path)!r} cannot be read: {error.strerror or error}",
-        "give this user read access to it and to its folders",
+        passing if error.errno in PASSING else "give this user read access to it and to its folders",
     )
 
 
@@ -186,6 +198,15 @@ def _entries(root: str, folder: str, after: tuple[str, ...]) -> Iterator[Found |
                 yield entry.path, after[1:] if on_the_way else ()
         elif not on_the_way and not ignored(entry.name) and (found := inspect(root, entry.path)):
             yield found
+
+
+def _open_root(found: Found) -> int:
+    try:
+        return os.open(found.root, os.O_RDONLY | os.O_DIRECTORY)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise _refusal_of(found, error) from None
 
 
 def _irregular(path: str, stat: os.stat_result) -> UnsafePath | None:
@@ -211,7 +232,9 @@ def _leaves(path: str, root: str) -> UnsafePath:
     )
 
 
-def _refusal_of(found: Found, error: OSError) -> InputError:
+def _refusal_of(found: Found, error: OSError) -> InputError | OSError:
+    if error.errno in PASSING:
+        return error
     # Linux says ENOTDIR or ELOOP where a link has taken a folder's or a file's place, ENXIO where a socket has.
     if isinstance(error, NotADirectoryError) or error.errno in _SWAPPED:
         return UnsafePath(f"{shown(found.path)!r} was replaced while it was checked", "analyze it once more")

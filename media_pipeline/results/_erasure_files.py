@@ -14,6 +14,7 @@ from media_pipeline.errors import UsageError
 from media_pipeline.media.frames import THUMBNAIL_FILE
 from media_pipeline.media.originals import Originals
 from media_pipeline.results._erasure_journal import Medium
+from media_pipeline.storage.sightings import ERASED
 
 if TYPE_CHECKING:
     from media_pipeline.execution.pipeline import Pipeline
@@ -24,18 +25,23 @@ WATCHED, ALL, NONE = "watched", "all", "none"
 def own_files(pipeline: Pipeline, media: Iterable[Medium], which: str) -> tuple[list[tuple[Path, str]], list[Path]]:
     """The user's files of these media, each with its media_id: those that go, and those that stay.
 
-    Only a file whose content is the medium's counts; whatever lies at a path by now is nobody's business.
+    Only a file whose content is the medium's counts; whatever lies at a path by now is nobody's business. A link to one
+    counts as well, and with it the file it means. That file goes only where it is watched or the user named the link:
+    whoever can write to a watched folder could link files there that are not his.
     """
     media = list(media)
     roots = [Path(os.path.realpath(folder)) for folder in pipeline.settings.watched]
+    home = Path(os.path.realpath(pipeline.layout.home))
+    places = [(path, m) for path, m in (*_known_places(media), *_lying_about(roots, media)) if _holds(path, m)]
+    links = [(path, medium) for path, medium in places if path.is_symlink()]
+    named = {path for path, _ in places} | {_meant(link) for link, _ in links if not _is_watched(link, roots)}
     going: list[tuple[Path, str]] = []
     staying: list[Path] = []
-    for path, medium in dict.fromkeys([*_known_places(media), *_lying_about(roots, media)]):
-        if not _holds(path, medium):
-            continue
-        if which == ALL or (which == WATCHED and _is_watched(path, roots)):
+    for path, medium in dict.fromkeys([*places, *((_meant(link), medium) for link, medium in links)]):
+        is_watched = _is_watched(path, roots)
+        if (which == ALL and path in named) or (which == WATCHED and is_watched):
             going.append((path, medium.media_id))
-        else:
+        elif path in named or is_watched or not path.is_relative_to(home):  # a link into the home means what is ours
             staying.append(path)
     return going, staying
 
@@ -55,11 +61,16 @@ def _lying_about(roots: Sequence[Path], media: Iterable[Medium]) -> Iterator[tup
         for name in names:
             path = Path(folder, name)
             with contextlib.suppress(OSError):
-                yield from ((path, medium) for medium in by_size.get(path.lstat().st_size, ()))
+                yield from ((path, medium) for medium in by_size.get(path.stat().st_size, ()))
 
 
 def _is_watched(path: Path, roots: Sequence[Path]) -> bool:
-    return any(Path(os.path.realpath(path)).is_relative_to(root) for root in roots)
+    """Whether it lies in a watched folder; a link lies where it is, not where the file is that it means."""
+    return any(Path(os.path.realpath(path.parent), path.name).is_relative_to(root) for root in roots)
+
+
+def _meant(link: Path) -> Path:
+    return Path(os.path.realpath(link))
 
 
 def require_writable(paths: Iterable[Path]) -> None:
@@ -79,12 +90,13 @@ def require_writable(paths: Iterable[Path]) -> None:
 def remove_own_files(pipeline: Pipeline, media: Sequence[Medium], which: str) -> None:
     """Removes those that go. With `none` those in watched folders are refused from now on, or they would come back."""
     going, staying = own_files(pipeline, media, which)
-    for path, _ in going:
+    # Links first: without the file they mean, a killed erasure could not tell any more that they are to go.
+    for path in sorted((path for path, _ in going), key=Path.is_symlink, reverse=True):
         path.unlink(missing_ok=True)
     roots = [Path(os.path.realpath(folder)) for folder in pipeline.settings.watched]
     for path in staying if which == NONE else ():
         if _is_watched(path, roots):
-            pipeline.sources.refuse(path, path.stat(), "erased; the file was left where it is")
+            pipeline.sources.refuse(path, path.stat(), ERASED)
 
 
 def remove_copies(pipeline: Pipeline, media: Iterable[Medium]) -> None:
@@ -149,7 +161,7 @@ def _digests(pipeline: Pipeline, media: Iterable[Medium]) -> Iterator[tuple[int,
 def _holds(path: Path, medium: Medium) -> bool:
     """Whether the file at this path is the medium."""
     try:
-        if path.is_symlink() or not path.is_file() or path.stat().st_size != medium.bytes:
+        if not path.is_file() or path.stat().st_size != medium.bytes:
             return False
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest() == medium.media_id

@@ -89,7 +89,7 @@ def make_plan(
     dagster_counts: Mapping[str, int],
 ) -> Plan:
     going, staying = files.own_files(pipeline, media, which_files)
-    own = [path.stat().st_size for path, _ in going]
+    own = [path.lstat().st_size for path, _ in going]
     copies = [m.bytes for m in media if (pipeline.layout.originals / m.media_id[:2] / m.media_id).exists()]
     cached = [path.stat().st_size for m in media for path in files.cached_files(pipeline, m.media_id)]
     return Plan(

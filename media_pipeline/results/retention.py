@@ -31,6 +31,7 @@ from media_pipeline.results.search import refresh_image_index, refresh_text_inde
 from media_pipeline.storage.identities import Decisions
 from media_pipeline.storage.moderation import ModerationStore
 from media_pipeline.storage.schemas import TIMESTAMP
+from media_pipeline.storage.sightings import REMOVED
 
 if TYPE_CHECKING:
     from media_pipeline.execution.pipeline import Pipeline
@@ -145,9 +146,7 @@ def remove_media(pipeline: Pipeline, media_ids: Sequence[str], on_done: Done = l
             pipeline.cache.discard(media_id)
             if originals.remove(media_id) and media_id in known:
                 freed += known[media_id].bytes
-        pipeline.sources.let_go(
-            some, f"removed by retention on {datetime.now(UTC):%Y-%m-%d}; analyze it to take it anew"
-        )
+        pipeline.sources.let_go(some, f"{REMOVED}{datetime.now(UTC):%Y-%m-%d}; analyze it to take it anew")
         on_done(len(some))
     update_identities(pipeline.tables, pipeline.layout, media_ids)
     refresh_text_index(pipeline.tables, pipeline.layout, pipeline.settings, pipeline.models)

@@ -18,7 +18,7 @@ from media_pipeline.storage._backup_manifest import FileEntry
 from media_pipeline.storage._backup_repository import Repository, Stored
 from media_pipeline.storage._backup_scan import Found
 from media_pipeline.storage.disk import is_disk_full
-from media_pipeline.storage.sources import stamp
+from media_pipeline.storage.sightings import stamp
 
 ORIGINALS = "originals"
 CACHE = "cache"

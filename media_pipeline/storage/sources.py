@@ -19,20 +19,20 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 
 from media_pipeline.storage._sources_sql import AGES, DDL, MEDIUM, UPSERT_FILE
 from media_pipeline.storage.schemas import MEDIA_AGES, SOURCES
+from media_pipeline.storage.sightings import LEFT_ALONE, Sighting, file_row, removed, stamp
 from media_pipeline.storage.sqlite import Database, chunks, marks
-
-State = Literal["taken", "waiting", "refused"]
 
 MAX_ATTEMPTS = 3  # runs of a medium that are cut off before nobody asks for another
 SCHEMA_VERSION = 2
 # A tick every few seconds must not rewrite ten thousand rows; an hour is near enough for "last seen".
 LAST_SEEN_EVERY_S = 3600
+_UNSEEN = "state <> 'taken' AND last_seen < ?"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +53,9 @@ class KnownMedium:
     original_removed_at: datetime | None = None  # UTC; by retention, and it has not come back since
 
 
-@dataclass(frozen=True, slots=True)
-class Sighting:
-    """What is remembered of a path."""
-
-    stamp: str
-    state: State
-    media_id: str | None
-    reason: str | None
-    since: float  # when this stamp was seen first, in seconds since 1970
-
-
 def shown(path: str | bytes | Path) -> str:
     """A path as text that any table, screen or log accepts: undecodable bytes become `\\xNN`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def stamp(stat: os.stat_result) -> str:
-    """What changes when a file's content changes.
-
-    The change time is part of it: it catches content written under a restored modification time, and permissions
-    that were mended. The price is one more hashing after a `chmod`.
-    """
-    return f"{stat.st_size}.{stat.st_mtime_ns}.{stat.st_ctime_ns}.{stat.st_ino}.{stat.st_dev}"
 
 
 class Sources:
@@ -148,7 +128,7 @@ class Sources:
                 == 1
             )
             db.execute("INSERT OR IGNORE INTO names (media_id, name) VALUES (?, ?)", (media_id, name))
-            db.execute(UPSERT_FILE, _file_row(path, stat, "taken", now, media_id=media_id))
+            db.execute(UPSERT_FILE, file_row(path, stat, "taken", now, media_id=media_id))
         return self.by_id([media_id])[media_id], created
 
     def relink(self, media_id: str, stored: Path, mtime_ns: int | None) -> None:
@@ -161,9 +141,14 @@ class Sources:
             db.execute("UPDATE removed_originals SET restored_at = ? WHERE media_id = ?", (_now_us(), media_id))
 
     def refuse(self, path: str | Path, stat: os.stat_result | None, reason: str) -> None:
-        """Not to be looked at again until the file changes; `stat` is None where it could not even be asked."""
+        """Not to be looked at again until the file changes.
+
+        Args:
+            stat: None where it could not even be asked; what an erasure or retention left there stays noted
+        """
+        but_for = f" WHERE NOT ({LEFT_ALONE})" if stat is None else ""
         with self._db.write() as db:
-            db.execute(UPSERT_FILE, _file_row(path, stat, "refused", _now_us(), reason=reason))
+            db.execute(UPSERT_FILE + but_for, file_row(path, stat, "refused", _now_us(), reason=reason))
 
     def refused(self) -> list[tuple[str, str]]:
         """(path as shown, reason) of every file refused."""
@@ -172,7 +157,7 @@ class Sources:
 
     def observe(self, files: Iterable[tuple[str, os.stat_result]]) -> None:
         """These files were seen and are not complete yet; the time since their last change is kept."""
-        rows = [_file_row(path, stat, "waiting", _now_us()) for path, stat in files]
+        rows = [file_row(path, stat, "waiting", _now_us()) for path, stat in files]
         if rows:
             with self._db.write() as db:
                 db.executemany(UPSERT_FILE, rows)
@@ -188,13 +173,20 @@ class Sources:
                 with self._db.write() as db:
                     db.execute(f"UPDATE files SET last_seen = ? WHERE {condition}", [now, *values, stale])  # noqa: S608
 
-    def drop_vanished(self, *, older_than_s: float = 86_400) -> None:
-        """Forget files that were waited for or refused and went away."""
+    def drop_vanished(self, folders: Collection[str] = (), *, older_than_s: float = 86_400) -> None:
+        """Forget files that were waited for or refused and went away.
+
+        What an erasure or retention refused must not come back with a folder that was not mounted for a while: it is
+        forgotten only where one of these folders, which were looked through, is there without it (`removed`).
+        """
         limit = _now_us() - int(older_than_s * 1e6)
-        if not self._db.query("SELECT 1 FROM files WHERE state <> 'taken' AND last_seen < ? LIMIT 1", [limit]):
-            return
-        with self._db.write() as db:
-            db.execute("DELETE FROM files WHERE state <> 'taken' AND last_seen < ?", (limit,))
+        vanished = self._db.query(f"SELECT path, stamp, {LEFT_ALONE} FROM files WHERE {_UNSEEN}", [limit])  # noqa: S608
+        gone = [path for path, _, left_alone in vanished if not left_alone]
+        gone += removed(((path, last) for path, last, left_alone in vanished if left_alone), folders)
+        if gone:
+            with self._db.write() as db:
+                for chunk in chunks(gone):
+                    db.execute(f"DELETE FROM files WHERE path IN ({marks(chunk)}) AND {_UNSEEN}", [*chunk, limit])  # noqa: S608
 
     # -- media ---------------------------------------------------------------------------------------------------
 
@@ -372,27 +364,6 @@ class Sources:
     def _relative(self, stored: Path) -> bytes:
         home = self._file.parent
         return os.fsencode(stored.relative_to(home) if stored.is_relative_to(home) else stored)
-
-
-def _file_row(
-    path: str | Path,
-    stat: os.stat_result | None,
-    state: State,
-    now_us: int,
-    *,
-    media_id: str | None = None,
-    reason: str | None = None,
-) -> dict[str, object]:
-    return {
-        "path": os.fsencode(path),
-        "stamp": stamp(stat) if stat else "",
-        "bytes": stat.st_size if stat else 0,
-        "modified_at": stat.st_mtime_ns // 1000 if stat else 0,
-        "state": state,
-        "media_id": media_id,
-        "reason": reason,
-        "now": now_us,
-    }
 
 
 def _now_us() -> int:
