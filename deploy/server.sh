@@ -14,42 +14,25 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-media-pipeline}
 WAIT_S=${WAIT_S:-420}
-STATE=.deployed # the tag of the images that run
 
 fail() {
-    printf 'server: %s\n' "$1" >&2
+    printf 'server: %s\n' "$*" >&2
     exit 1
 }
 say() { printf '%s\n' "$*"; }
+. deploy/compose.sh
 
 # --- what there must be ----------------------------------------------------------------------------------------------
 
 require_docker() {
     command -v docker >/dev/null || fail "there is no Docker; on Debian: apt install docker.io docker-compose"
     docker info >/dev/null 2>&1 || fail "Docker does not answer; start it (systemctl start docker), or join its group"
-    if docker compose version >/dev/null 2>&1; then
-        COMPOSE=(docker compose)
-    elif command -v docker-compose >/dev/null; then
-        COMPOSE=(docker-compose)
-    else
-        fail "there is no Compose; on Debian: apt install docker-compose"
-    fi
+    find_compose
     local address=${DOCKER_HOST:-unix:///var/run/docker.sock}
     DOCKER_SOCKET=${DOCKER_SOCKET:-${address#unix://}}
     DOCKER_GROUP=$(stat -Lc %g "$DOCKER_SOCKET")
     export DOCKER_SOCKET DOCKER_GROUP
-}
-
-compose() { "${COMPOSE[@]}" "$@"; }
-
-# A value of .env, or what else was said.
-setting() { # usage: setting NAME DEFAULT
-    local line
-    line=$(grep -E "^$1=" .env 2>/dev/null | tail -n 1) || true
-    line=${line#*=}
-    [ -n "$line" ] && printf '%s' "$line" || printf '%s' "$2"
 }
 
 # The tag of this checkout's images: its commit, or what the sender said in .version.
@@ -81,7 +64,7 @@ build() { # usage: build TAG
 
 has_images() {
     local images=("media-pipeline:$1" "media-pipeline-postgres:$1" "media-pipeline-gateway:$1")
-    [ -z "${COMPOSE_PROFILES:-}" ] || images+=("media-pipeline-prometheus:$1" "media-pipeline-alertmanager:$1")
+    ! has_monitoring || images+=("media-pipeline-prometheus:$1" "media-pipeline-alertmanager:$1")
     docker image inspect "${images[@]}" >/dev/null 2>&1
 }
 
@@ -97,13 +80,30 @@ settings() {
         cp .env.example .env
         say "made .env: every setting, all commented out; the server's own are MEDIA_PIPELINE_SERVER__…"
     fi
-    local name=MEDIA_PIPELINE_SERVER__MONITORING
-    if [ -n "${MONITORING:-}" ] && [ "$(setting $name false)" = false ]; then
-        printf '%s=true\n' "$name" >>.env
+    if [ -n "${MONITORING:-}" ] && ! has_monitoring; then
+        remember "" MEDIA_PIPELINE_SERVER__MONITORING=true
     fi
-    case $(setting $name false) in
-        true | 1 | yes | on) export COMPOSE_PROFILES=monitoring ;;
+    local others # profiles of your own, in docker-compose.override.yml
+    others=$(tr ',' '\n' <<<"${COMPOSE_PROFILES:-$(setting COMPOSE_PROFILES "")}" | grep -vxF monitoring | paste -sd ,) || true
+    COMPOSE_PROFILES=$others
+    if has_monitoring; then COMPOSE_PROFILES=${others:+$others,}monitoring; fi
+    export COMPOSE_PROFILES
+}
+
+has_monitoring() { # said as the product understands it
+    local said
+    said=$(setting MEDIA_PIPELINE_SERVER__MONITORING false)
+    case ${said,,} in
+        true | t | 1 | yes | y | on) return 0 ;;
+        *) return 1 ;;
     esac
+}
+
+# What Compose is told of, here and when a person types `docker compose …` in this folder.
+use() { # usage: use TAG
+    export TAG=$1
+    remember "$NOTE" "COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME" "COMPOSE_PROFILES=${COMPOSE_PROFILES:-}" \
+        "TAG=$TAG" "DOCKER_SOCKET=$DOCKER_SOCKET" "DOCKER_GROUP=$DOCKER_GROUP"
 }
 
 check_and_make_secrets() { # usage: check_and_make_secrets TAG
@@ -143,7 +143,7 @@ wait_until_well() {
 }
 
 start() { # usage: start TAG
-    export TAG=$1
+    use "$1"
     compose up --detach --remove-orphans --no-build 2>.start.log ||
         { tail -n 20 .start.log >&2; return 1; }
     wait_until_well
@@ -157,7 +157,7 @@ addresses() {
     say ""
     say "  UI        https://$domain$port/"
     say "  upload    https://$domain$port/upload/"
-    [ -z "${COMPOSE_PROFILES:-}" ] || say "  Grafana   https://$domain$port/grafana/"
+    ! has_monitoring || say "  Grafana   https://$domain$port/grafana/"
     say ""
 }
 
