@@ -122,7 +122,13 @@ states() { # "service state health" of each container of the project that should
         --format '{{.Label "com.docker.compose.service"}}|{{.State}}|{{.Status}}' | sort
 }
 
-unwell() { states | grep -Ev '\|running\|.*\(healthy\)' || true; }
+# Who has no health check (something of your own in docker-compose.override.yml) is well after ten seconds.
+unwell() {
+    states | awk -F'|' '{
+        new = $3 ~ /^Up (Less than a second|[0-9] seconds?)$/
+        if (!($2 == "running" && ($3 ~ /\(healthy\)/ || ($3 !~ /\(/ && !new)))) print
+    }'
+}
 
 wait_until_well() {
     local deadline=$((SECONDS + WAIT_S)) left waiting="" said=""

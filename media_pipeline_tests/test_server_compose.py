@@ -123,6 +123,43 @@ def test_commands_that_people_are_told_to_give_do_what_they_should(page: str) ->
     assert {*re.findall(r"docker (?:exec|restart)(?: -\S+)* media-pipeline-([a-z]+)", TOLD[page])} <= named
 
 
+@pytest.fixture(scope="module")
+def oidc() -> dict[str, Any]:
+    """docker-compose.override.yml of the section about OpenID Connect."""
+    (text,) = re.findall(r"```yaml\n(services:\n  oauth2-proxy:.*?)```", TOLD["docs/operations-gateway.md"], re.DOTALL)
+    return dict(yaml.safe_load(text))
+
+
+def test_the_documented_sign_in_by_openid_connect_fits(oidc: dict[str, Any]) -> None:
+    page = TOLD["docs/operations-gateway.md"]
+    (name, proxy), *others = oidc["services"].items()
+    assert not others
+    assert set(proxy["networks"]) <= set(COMPOSE["networks"])
+    assert set(proxy["networks"]) & set(SERVICES["gateway"]["networks"]), "the gateway reaches it"
+    port = proxy["environment"]["OAUTH2_PROXY_HTTP_ADDRESS"].rpartition(":")[2]
+    assert f"MEDIA_PIPELINE_SERVER__OIDC_PROXY={name}:{port}" in page
+    # Reads the cookie's secret from a file since 7.11, in all places since 7.13.
+    version = proxy["image"].rpartition(":v")[2].split(".")
+    assert tuple(map(int, version)) >= (7, 13, 0)
+    (mounted,) = proxy["volumes"]
+    folder, inside, _ = mounted.split(":")
+    secrets = [value for key, value in proxy["environment"].items() if key.endswith("_SECRET_FILE")]
+    assert len(secrets) == 2
+    for secret in secrets:
+        made = secret.replace(inside, folder.removeprefix("./"))
+        assert f"> {made}" in page and secret.startswith(f"{inside}/")
+    assert f"chown -R {proxy['user']} {folder.removeprefix('./')}" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", [("docker-compose",), ("docker", "compose")], ids=" ".join)
+def test_compose_itself_accepts_the_documented_sign_in(
+    tool: tuple[str, ...], tmp_path: Path, oidc: dict[str, Any]
+) -> None:
+    (tmp_path / "docker-compose.override.yml").write_text(yaml.safe_dump(oidc))
+    assert "oauth2-proxy" in accepted(tool, tmp_path)["services"]
+
+
 # --- the instance ---------------------------------------------------------------------------------------------------
 
 

@@ -137,6 +137,37 @@ def test_addresses_are_those_of_the_settings_without_their_comments(checkout: Ch
     assert "  UI        https://media.example.org:8443/\n" in checkout("up").stdout
 
 
+# --- what is well ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("container", "well"),
+    [
+        ("oauth2-proxy|running|Up 9 minutes", True),
+        ("oauth2-proxy|running|Up 10 seconds", True),
+        ("oauth2-proxy|running|Up About a minute", True),
+        ("oauth2-proxy|running|Up 9 seconds", False),
+        ("oauth2-proxy|running|Up Less than a second", False),
+        ("oauth2-proxy|restarting|Restarting (1) 5 seconds ago", False),
+        ("oauth2-proxy|exited|Exited (1) 2 minutes ago", False),
+        ("daemon|running|Up 9 minutes (unhealthy)", False),
+        ("daemon|running|Up 9 minutes (health: starting)", False),
+    ],
+)
+def test_who_has_no_health_check_is_well_when_it_runs(checkout: Checkout, container: str, well: bool) -> None:
+    checkout.said("ps", f"{WELL}{container}\n")
+    checkout.said(".deployed", "new\n")
+    assert (checkout("status").returncode == 0) == well
+
+
+def test_up_does_not_end_well_before_all_is_well(checkout: Checkout) -> None:
+    checkout.said("ps", f"{WELL}oauth2-proxy|restarting|Restarting (1) 5 seconds ago\n")
+    done = checkout("up")
+    assert done.returncode == 1
+    assert "waiting for oauth2-proxy" in done.stdout and "server: not everything is well" in done.stderr
+    assert not (checkout.folder / ".deployed").exists()
+
+
 # --- what a person types in that folder -----------------------------------------------------------------------------
 
 
