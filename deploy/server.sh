@@ -8,6 +8,7 @@
 #   server.sh upgrade   build this checkout, save the database, migrate, start; go back by itself when it is not well
 #   server.sh build     only build the images of this checkout
 #   server.sh drill     restore the newest backup beside the installation and compare
+#   server.sh back DUMP put Dagster's database back as it was before an upgrade, and start what ran then
 #
 # Needs Docker and Compose (v2, or docker-compose 1.29) and rights to use them. MONITORING=1 writes
 # MEDIA_PIPELINE_SERVER__MONITORING=true into .env: Prometheus, Alertmanager and Grafana are started as well.
@@ -15,6 +16,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 WAIT_S=${WAIT_S:-420}
+KEPT_DUMPS=3 # of Dagster's database before upgrades
 
 fail() {
     printf 'server: %s\n' "$*" >&2
@@ -189,11 +191,8 @@ upgrade() {
     check_and_make_secrets "$new"
     saved=before-$new.dump
     export TAG=$old
-    if compose exec -T postgres sh -c "pg_dump --username=dagster --format=custom dagster >/var/lib/postgresql/data/$saved"; then
-        say "Dagster's database is saved as $saved in the volume of postgres"
-    else
-        fail "the database could not be saved; is postgres running? (make up)"
-    fi
+    save_database "$saved" || fail "the database could not be saved; is postgres running, and has its disk room? (make up)"
+    say "Dagster's database is saved as $saved in the volume of postgres"
     say "from $old to $new"
     if TAG=$new compose run --rm --no-deps code dagster instance migrate >.start.log 2>&1 && start "$new"; then
         printf '%s\n' "$new" >"$STATE"
@@ -203,15 +202,39 @@ upgrade() {
     fi
     tail -n 10 .start.log >&2
     say "the new version is not well: back to $old"
-    restore_database "$old" "$saved"
-    start "$old" || fail "the old version does not get well either; docs/operations.md, \"Upgrade\""
+    go_back "$old" "$saved"
     fail "still at $old; what went wrong stands above"
 }
 
+back() { # usage: back FILE
+    local old
+    old=$(cat "$STATE" 2>/dev/null) || fail "nothing was started here yet: make up"
+    [ -n "${1:-}" ] || fail "which one? docker compose exec postgres ls -t /var/lib/postgresql/data lists before-….dump"
+    settings
+    go_back "$old" "$1"
+    say "back at $old, with the database of $1"
+}
+
+go_back() { # usage: go_back TAG FILE
+    restore_database "$1" "$2" ||
+        fail "the database could not be put back; it is saved as $2 in the volume of postgres, and the services that" \
+            "use it are stopped. Mend what stands above (most often: no room, docker system df), then:" \
+            "deploy/server.sh back $2"
+    start "$1" || fail "the old version does not get well either; docs/operations.md, \"Upgrade\""
+}
+
+# A whole dump or none under this name; of older ones the last few stay.
+save_database() { # usage: save_database FILE
+    compose exec -T postgres sh -ec "
+        cd /var/lib/postgresql/data
+        if pg_dump --username=dagster --format=custom dagster >$1.part; then mv $1.part $1; else rm $1.part; exit 1; fi
+        ls -t before-*.dump | tail -n +$((KEPT_DUMPS + 1)) | xargs -r rm -f --"
+}
+
 restore_database() { # usage: restore_database TAG FILE; everyone who uses it is stopped
-    export TAG=$1
+    use "$1"
     compose stop webserver viewer daemon code >/dev/null 2>&1 || true
-    compose up --detach --no-build postgres >/dev/null 2>&1
+    compose up --detach --no-build postgres >/dev/null 2>.start.log || { tail -n 20 .start.log >&2; return 1; }
     local _
     for _ in $(seq 60); do
         compose exec -T postgres pg_isready --quiet --host=127.0.0.1 --username=dagster && break
@@ -262,7 +285,7 @@ drill() {
 command=${1:-}
 shift || true
 case $command in
-    drill | up | down | status | logs | upgrade) require_docker && "$command" "$@" ;;
+    drill | up | down | status | logs | upgrade | back) require_docker && "$command" "$@" ;;
     build) require_docker && build "$(version)" ;;
-    *) sed -n '2,13p' "$0" && exit 2 ;;
+    *) sed -n '2,14p' "$0" && exit 2 ;;
 esac

@@ -168,6 +168,71 @@ def test_up_does_not_end_well_before_all_is_well(checkout: Checkout) -> None:
     assert not (checkout.folder / ".deployed").exists()
 
 
+# --- upgrade --------------------------------------------------------------------------------------------------------
+
+
+def test_an_upgrade_keeps_the_last_three_dumps(checkout: Checkout) -> None:
+    checkout.said(".deployed", "old\n")
+    for n in range(5):
+        checkout.said(f"data/before-{n}.dump", "")
+        os.utime(checkout.folder / "data" / f"before-{n}.dump", (n, n))
+    checkout.said("data/base", "PostgreSQL's own")
+    done = checkout("upgrade")
+    assert done.returncode == 0, done.stderr
+    assert sorted(path.name for path in (checkout.folder / "data").iterdir()) == [
+        *("base", "before-3.dump", "before-4.dump", "before-new.dump"),
+    ]
+    assert (checkout.folder / ".deployed").read_text() == "new\n" and checkout.env()["TAG"] == "new"
+
+
+def test_a_dump_that_fails_stays_no_dump_and_nothing_is_begun(checkout: Checkout) -> None:
+    checkout.said(".deployed", "old\n")
+    checkout.said("data/before-new.dump", "whole")
+    content(checkout.folder / "bin" / "pg_dump", b"#!/bin/sh\necho half; exit 1\n", mode=0o755)
+    done = checkout("upgrade")
+    assert done.returncode == 1 and "the database could not be saved" in done.stderr
+    assert [path.name for path in (checkout.folder / "data").iterdir()] == ["before-new.dump"]
+    assert (checkout.folder / "data" / "before-new.dump").read_text() == "whole"
+    assert not any("migrate" in line for line in checkout.asked())
+
+
+def test_an_upgrade_that_does_not_succeed_goes_back(checkout: Checkout) -> None:
+    checkout.said(".deployed", "old\n")
+    checkout.said("fails", "*instance migrate*")
+    done = checkout("upgrade")
+    assert done.returncode == 1 and "server: still at old" in done.stderr
+    asked = checkout.asked()
+    (restored,) = [n for n, line in enumerate(asked) if "pg_restore" in line]
+    assert asked[restored].startswith("old ") and asked[restored].endswith("/before-new.dump")
+    assert any(line.startswith("old ") and " compose up --detach --remove-orphans" in line for line in asked[restored:])
+    assert checkout.env()["TAG"] == "old"
+
+
+def test_a_database_that_cannot_be_put_back_is_said_with_what_to_do(checkout: Checkout) -> None:
+    checkout.said(".deployed", "old\n")
+    checkout.said("fails", "*@(instance migrate|pg_restore)*")
+    done = checkout("upgrade")
+    assert done.returncode == 1
+    assert "docker: no room" in done.stderr
+    said = done.stderr.splitlines()[-1]
+    assert said.startswith("server: the database could not be put back; it is saved as before-new.dump")
+    assert said.endswith("then: deploy/server.sh back before-new.dump")
+    assert checkout.env()["TAG"] == "old", "whoever starts now does not start the new version on the old data"
+
+    (checkout.folder / "fails").unlink()
+    done = checkout(*said.split()[-2:])
+    assert done.returncode == 0, done.stderr
+    assert "back at old, with the database of before-new.dump" in done.stdout
+    assert [line for line in checkout.asked() if "pg_restore" in line]
+
+
+def test_back_wants_to_be_told_where_to(checkout: Checkout) -> None:
+    checkout.said(".deployed", "old\n")
+    done = checkout("back")
+    assert done.returncode == 1 and "which one? docker compose exec postgres ls" in done.stderr
+    assert not [line for line in checkout.asked() if "pg_restore" in line]
+
+
 # --- what a person types in that folder -----------------------------------------------------------------------------
 
 
