@@ -123,6 +123,12 @@ def test_commands_that_people_are_told_to_give_do_what_they_should(page: str) ->
     assert {*re.findall(r"docker (?:exec|restart)(?: -\S+)* media-pipeline-([a-z]+)", TOLD[page])} <= named
 
 
+def test_nothing_that_asks_is_documented_where_nobody_can_answer() -> None:
+    typed = [line for text in TOLD.values() for line in re.findall(r"docker exec media-pipeline-\w+ (.*)", text)]
+    asking = [line for line in typed if re.search(r"--all-before|retention run|media-pipeline erase", line)]
+    assert asking and all("--yes" in line for line in asking)
+
+
 @pytest.fixture(scope="module")
 def oidc() -> dict[str, Any]:
     """docker-compose.override.yml of the section about OpenID Connect."""
