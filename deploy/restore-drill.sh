@@ -6,18 +6,17 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-media-pipeline}
-TAG=${TAG:-$(cat .deployed 2>/dev/null || echo latest)}
+fail() {
+    printf 'restore-drill: %s\n' "$*" >&2
+    exit 1
+}
+. deploy/compose.sh
+TAG=${TAG:-$(cat "$STATE" 2>/dev/null || echo latest)}
 export TAG
-
-if docker compose version >/dev/null 2>&1; then
-    compose=(docker compose)
-else
-    compose=(docker-compose)
-fi
+find_compose
 
 # Without -T a call by cron or over ssh, where there is no terminal, fails.
-if "${compose[@]}" exec -T backup true >/dev/null 2>&1; then
-    exec "${compose[@]}" exec -T backup media-pipeline installation drill "$@"
+if compose exec -T backup true >/dev/null 2>&1; then
+    exec "${COMPOSE[@]}" exec -T backup media-pipeline installation drill "$@"
 fi
-exec "${compose[@]}" run --rm -T backup media-pipeline installation drill "$@"
+exec "${COMPOSE[@]}" run --rm -T backup media-pipeline installation drill "$@"

@@ -5,22 +5,20 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-media-pipeline}
+fail() {
+    printf 'restore: %s\n' "$*" >&2
+    exit 1
+}
+. deploy/compose.sh
 # The images that `make up` has built and started last.
-TAG=${TAG:-$(cat .deployed 2>/dev/null || echo latest)}
+TAG=${TAG:-$(cat "$STATE" 2>/dev/null || echo latest)}
 export TAG
-
-if docker compose version >/dev/null 2>&1; then
-    compose=(docker compose)
-else
-    compose=(docker-compose)
-fi
+find_compose
 
 for role in code webserver daemon gateway backup; do
-    if "${compose[@]}" exec -T "$role" true >/dev/null 2>&1; then
-        echo "restore: the server runs ($role); stop it first: make down" >&2
-        exit 1
+    if compose exec -T "$role" true >/dev/null 2>&1; then
+        fail "the server runs ($role); stop it first: make down"
     fi
 done
 # PostgreSQL is started with it and awaited; nothing else is, so nothing else has made tables in it.
-exec "${compose[@]}" run --rm -T backup media-pipeline installation restore --home /data "$@"
+exec "${COMPOSE[@]}" run --rm -T backup media-pipeline installation restore --home /data "$@"

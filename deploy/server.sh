@@ -8,48 +8,33 @@
 #   server.sh upgrade   build this checkout, save the database, migrate, start; go back by itself when it is not well
 #   server.sh build     only build the images of this checkout
 #   server.sh drill     restore the newest backup beside the installation and compare
+#   server.sh back DUMP put Dagster's database back as it was before an upgrade, and start what ran then
 #
 # Needs Docker and Compose (v2, or docker-compose 1.29) and rights to use them. MONITORING=1 writes
 # MEDIA_PIPELINE_SERVER__MONITORING=true into .env: Prometheus, Alertmanager and Grafana are started as well.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-export COMPOSE_PROJECT_NAME=${COMPOSE_PROJECT_NAME:-media-pipeline}
 WAIT_S=${WAIT_S:-420}
-STATE=.deployed # the tag of the images that run
+KEPT_DUMPS=3 # of Dagster's database before upgrades
 
 fail() {
-    printf 'server: %s\n' "$1" >&2
+    printf 'server: %s\n' "$*" >&2
     exit 1
 }
 say() { printf '%s\n' "$*"; }
+. deploy/compose.sh
 
 # --- what there must be ----------------------------------------------------------------------------------------------
 
 require_docker() {
     command -v docker >/dev/null || fail "there is no Docker; on Debian: apt install docker.io docker-compose"
     docker info >/dev/null 2>&1 || fail "Docker does not answer; start it (systemctl start docker), or join its group"
-    if docker compose version >/dev/null 2>&1; then
-        COMPOSE=(docker compose)
-    elif command -v docker-compose >/dev/null; then
-        COMPOSE=(docker-compose)
-    else
-        fail "there is no Compose; on Debian: apt install docker-compose"
-    fi
+    find_compose
     local address=${DOCKER_HOST:-unix:///var/run/docker.sock}
     DOCKER_SOCKET=${DOCKER_SOCKET:-${address#unix://}}
     DOCKER_GROUP=$(stat -Lc %g "$DOCKER_SOCKET")
     export DOCKER_SOCKET DOCKER_GROUP
-}
-
-compose() { "${COMPOSE[@]}" "$@"; }
-
-# A value of .env, or what else was said.
-setting() { # usage: setting NAME DEFAULT
-    local line
-    line=$(grep -E "^$1=" .env 2>/dev/null | tail -n 1) || true
-    line=${line#*=}
-    [ -n "$line" ] && printf '%s' "$line" || printf '%s' "$2"
 }
 
 # The tag of this checkout's images: its commit, or what the sender said in .version.
@@ -81,7 +66,7 @@ build() { # usage: build TAG
 
 has_images() {
     local images=("media-pipeline:$1" "media-pipeline-postgres:$1" "media-pipeline-gateway:$1")
-    [ -z "${COMPOSE_PROFILES:-}" ] || images+=("media-pipeline-prometheus:$1" "media-pipeline-alertmanager:$1")
+    ! has_monitoring || images+=("media-pipeline-prometheus:$1" "media-pipeline-alertmanager:$1")
     docker image inspect "${images[@]}" >/dev/null 2>&1
 }
 
@@ -97,13 +82,30 @@ settings() {
         cp .env.example .env
         say "made .env: every setting, all commented out; the server's own are MEDIA_PIPELINE_SERVER__…"
     fi
-    local name=MEDIA_PIPELINE_SERVER__MONITORING
-    if [ -n "${MONITORING:-}" ] && [ "$(setting $name false)" = false ]; then
-        printf '%s=true\n' "$name" >>.env
+    if [ -n "${MONITORING:-}" ] && ! has_monitoring; then
+        remember "" MEDIA_PIPELINE_SERVER__MONITORING=true
     fi
-    case $(setting $name false) in
-        true | 1 | yes | on) export COMPOSE_PROFILES=monitoring ;;
+    local others # profiles of your own, in docker-compose.override.yml
+    others=$(tr ',' '\n' <<<"${COMPOSE_PROFILES:-$(setting COMPOSE_PROFILES "")}" | grep -vxF monitoring | paste -sd ,) || true
+    COMPOSE_PROFILES=$others
+    if has_monitoring; then COMPOSE_PROFILES=${others:+$others,}monitoring; fi
+    export COMPOSE_PROFILES
+}
+
+has_monitoring() { # said as the product understands it
+    local said
+    said=$(setting MEDIA_PIPELINE_SERVER__MONITORING false)
+    case ${said,,} in
+        true | t | 1 | yes | y | on) return 0 ;;
+        *) return 1 ;;
     esac
+}
+
+# What Compose is told of, here and when a person types `docker compose …` in this folder.
+use() { # usage: use TAG
+    export TAG=$1
+    remember "$NOTE" "COMPOSE_PROJECT_NAME=$COMPOSE_PROJECT_NAME" "COMPOSE_PROFILES=${COMPOSE_PROFILES:-}" \
+        "TAG=$TAG" "DOCKER_SOCKET=$DOCKER_SOCKET" "DOCKER_GROUP=$DOCKER_GROUP"
 }
 
 check_and_make_secrets() { # usage: check_and_make_secrets TAG
@@ -122,7 +124,13 @@ states() { # "service state health" of each container of the project that should
         --format '{{.Label "com.docker.compose.service"}}|{{.State}}|{{.Status}}' | sort
 }
 
-unwell() { states | grep -Ev '\|running\|.*\(healthy\)' || true; }
+# Who has no health check (something of your own in docker-compose.override.yml) is well after ten seconds.
+unwell() {
+    states | awk -F'|' '{
+        new = $3 ~ /^Up (Less than a second|[0-9] seconds?)$/
+        if (!($2 == "running" && ($3 ~ /\(healthy\)/ || ($3 !~ /\(/ && !new)))) print
+    }'
+}
 
 wait_until_well() {
     local deadline=$((SECONDS + WAIT_S)) left waiting="" said=""
@@ -143,7 +151,7 @@ wait_until_well() {
 }
 
 start() { # usage: start TAG
-    export TAG=$1
+    use "$1"
     compose up --detach --remove-orphans --no-build 2>.start.log ||
         { tail -n 20 .start.log >&2; return 1; }
     wait_until_well
@@ -157,7 +165,7 @@ addresses() {
     say ""
     say "  UI        https://$domain$port/"
     say "  upload    https://$domain$port/upload/"
-    [ -z "${COMPOSE_PROFILES:-}" ] || say "  Grafana   https://$domain$port/grafana/"
+    ! has_monitoring || say "  Grafana   https://$domain$port/grafana/"
     say ""
 }
 
@@ -183,11 +191,8 @@ upgrade() {
     check_and_make_secrets "$new"
     saved=before-$new.dump
     export TAG=$old
-    if compose exec -T postgres sh -c "pg_dump --username=dagster --format=custom dagster >/var/lib/postgresql/data/$saved"; then
-        say "Dagster's database is saved as $saved in the volume of postgres"
-    else
-        fail "the database could not be saved; is postgres running? (make up)"
-    fi
+    save_database "$saved" || fail "the database could not be saved; is postgres running, and has its disk room? (make up)"
+    say "Dagster's database is saved as $saved in the volume of postgres"
     say "from $old to $new"
     if TAG=$new compose run --rm --no-deps code dagster instance migrate >.start.log 2>&1 && start "$new"; then
         printf '%s\n' "$new" >"$STATE"
@@ -197,15 +202,39 @@ upgrade() {
     fi
     tail -n 10 .start.log >&2
     say "the new version is not well: back to $old"
-    restore_database "$old" "$saved"
-    start "$old" || fail "the old version does not get well either; docs/operations.md, \"Upgrade\""
+    go_back "$old" "$saved"
     fail "still at $old; what went wrong stands above"
 }
 
+back() { # usage: back FILE
+    local old
+    old=$(cat "$STATE" 2>/dev/null) || fail "nothing was started here yet: make up"
+    [ -n "${1:-}" ] || fail "which one? docker compose exec postgres ls -t /var/lib/postgresql/data lists before-….dump"
+    settings
+    go_back "$old" "$1"
+    say "back at $old, with the database of $1"
+}
+
+go_back() { # usage: go_back TAG FILE
+    restore_database "$1" "$2" ||
+        fail "the database could not be put back; it is saved as $2 in the volume of postgres, and the services that" \
+            "use it are stopped. Mend what stands above (most often: no room, docker system df), then:" \
+            "deploy/server.sh back $2"
+    start "$1" || fail "the old version does not get well either; docs/operations.md, \"Upgrade\""
+}
+
+# A whole dump or none under this name; of older ones the last few stay.
+save_database() { # usage: save_database FILE
+    compose exec -T postgres sh -ec "
+        cd /var/lib/postgresql/data
+        if pg_dump --username=dagster --format=custom dagster >$1.part; then mv $1.part $1; else rm $1.part; exit 1; fi
+        ls -t before-*.dump | tail -n +$((KEPT_DUMPS + 1)) | xargs -r rm -f --"
+}
+
 restore_database() { # usage: restore_database TAG FILE; everyone who uses it is stopped
-    export TAG=$1
+    use "$1"
     compose stop webserver viewer daemon code >/dev/null 2>&1 || true
-    compose up --detach --no-build postgres >/dev/null 2>&1
+    compose up --detach --no-build postgres >/dev/null 2>.start.log || { tail -n 20 .start.log >&2; return 1; }
     local _
     for _ in $(seq 60); do
         compose exec -T postgres pg_isready --quiet --host=127.0.0.1 --username=dagster && break
@@ -256,7 +285,7 @@ drill() {
 command=${1:-}
 shift || true
 case $command in
-    drill | up | down | status | logs | upgrade) require_docker && "$command" "$@" ;;
+    drill | up | down | status | logs | upgrade | back) require_docker && "$command" "$@" ;;
     build) require_docker && build "$(version)" ;;
-    *) sed -n '2,13p' "$0" && exit 2 ;;
+    *) sed -n '2,14p' "$0" && exit 2 ;;
 esac

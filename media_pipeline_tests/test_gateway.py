@@ -310,7 +310,7 @@ def test_an_absent_service_is_named_and_comes_back(tmp_path: Path) -> None:
         assert answer.status_code == 502
         assert f"'webserver:{port}' does not answer" in answer.text and "docker compose logs" in answer.text
         answer = client.get("/grafana/")
-        assert answer.status_code == 502 and "--profile monitoring" in answer.text
+        assert answer.status_code == 502 and "MONITORING=1 make up" in answer.text
         gateway.names.known["webserver"] = "127.0.0.1"
         webserver = Echo("webserver", port)
         wait_for(lambda: client.get("/").status_code == 200, "the service is found when it is there", 30)

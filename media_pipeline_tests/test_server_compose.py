@@ -23,6 +23,18 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 INSTANCE: dict[str, Any] = yaml.safe_load((ROOT / "deploy" / "dagster.yaml").read_text(encoding="utf-8"))
 OFFICIAL = {"grafana"}  # images that are not ours
 OUTSIDE = {"gateway"}  # whoever may be reached from outside
+# What people read who operate a server.
+TOLD = {
+    path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+    for path in (
+        *sorted((ROOT / "docs").glob("operations*.md")),
+        *(ROOT / "docs" / name for name in ("backup.md", "sizing.md")),
+        *sorted((ROOT / "deploy" / "gateway").glob("*.py")),
+        ROOT / "deploy" / "gateway" / "templates" / "nginx.conf",
+        ROOT / "deploy" / "monitoring" / "alert-rules.yml",
+        ROOT / "deploy" / "server.sh",
+    )
+}
 
 
 @pytest.fixture(params=sorted(SERVICES))
@@ -38,13 +50,19 @@ def test_old_and_new_compose_read_it() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("tool", [("docker-compose",), ("docker", "compose")], ids=" ".join)
 def test_compose_itself_accepts_it(tool: tuple[str, ...], tmp_path: Path) -> None:
+    accepted(tool, tmp_path)
+
+
+def accepted(tool: tuple[str, ...], folder: Path) -> dict[str, Any]:
+    """What Compose makes of our file, and of an override beside it, without a word of complaint."""
     if shutil.which(tool[0]) is None or subprocess.run([*tool, "version"], capture_output=True).returncode != 0:
         pytest.skip(f"`{' '.join(tool)}` is not installed")
-    shutil.copy(ROOT / "docker-compose.yml", tmp_path)
-    (tmp_path / "deploy").symlink_to(ROOT / "deploy")  # 1.29 looks for what is to be built
-    (tmp_path / ".env").touch()
-    done = subprocess.run([*tool, "config"], cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    shutil.copy(ROOT / "docker-compose.yml", folder)
+    (folder / "deploy").symlink_to(ROOT / "deploy")  # 1.29 looks for what is to be built
+    (folder / ".env").touch()
+    done = subprocess.run([*tool, "config"], cwd=folder, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
+    return dict(yaml.safe_load(done.stdout))
 
 
 def test_every_container_has_walls_limits_and_an_end(service: dict[str, Any]) -> None:
@@ -99,6 +117,63 @@ def test_no_secret_is_in_an_environment(service: dict[str, Any]) -> None:
     given = service.get("environment", {})
     names = [entry.partition("=")[0] for entry in given] if isinstance(given, list) else list(given)
     assert not [name for name in names if re.search(r"PASSWORD|SECRET|_KEY$|TOKEN", name)]
+
+
+# --- what is documented ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("page", TOLD)
+def test_commands_that_people_are_told_to_give_do_what_they_should(page: str) -> None:
+    typed = r"docker compose(?: --?\S+)* ([a-z]+)(?: --?\S+)*(?: ([a-z0-9-]+))?"
+    for command, service in re.findall(typed, TOLD[page]):
+        # Starting is for `make up`: it has the images of the release, the secrets, and waits.
+        assert command in {"exec", "logs", "restart", "stop", "ps"}, command
+        assert service in {*SERVICES, "oauth2-proxy", ""}, f"{command} {service}"
+    named = {s["container_name"].rpartition("}-")[2] for s in SERVICES.values() if "container_name" in s}
+    assert {*re.findall(r"docker (?:exec|restart)(?: -\S+)* media-pipeline-([a-z]+)", TOLD[page])} <= named
+
+
+def test_nothing_that_asks_is_documented_where_nobody_can_answer() -> None:
+    typed = [line for text in TOLD.values() for line in re.findall(r"docker exec media-pipeline-\w+ (.*)", text)]
+    asking = [line for line in typed if re.search(r"--all-before|retention run|media-pipeline erase", line)]
+    assert asking and all("--yes" in line for line in asking)
+
+
+@pytest.fixture(scope="module")
+def oidc() -> dict[str, Any]:
+    """docker-compose.override.yml of the section about OpenID Connect."""
+    (text,) = re.findall(r"```yaml\n(services:\n  oauth2-proxy:.*?)```", TOLD["docs/operations-gateway.md"], re.DOTALL)
+    return dict(yaml.safe_load(text))
+
+
+def test_the_documented_sign_in_by_openid_connect_fits(oidc: dict[str, Any]) -> None:
+    page = TOLD["docs/operations-gateway.md"]
+    (name, proxy), *others = oidc["services"].items()
+    assert not others
+    assert set(proxy["networks"]) <= set(COMPOSE["networks"])
+    assert set(proxy["networks"]) & set(SERVICES["gateway"]["networks"]), "the gateway reaches it"
+    port = proxy["environment"]["OAUTH2_PROXY_HTTP_ADDRESS"].rpartition(":")[2]
+    assert f"MEDIA_PIPELINE_SERVER__OIDC_PROXY={name}:{port}" in page
+    # Reads the cookie's secret from a file since 7.11, in all places since 7.13.
+    version = proxy["image"].rpartition(":v")[2].split(".")
+    assert tuple(map(int, version)) >= (7, 13, 0)
+    (mounted,) = proxy["volumes"]
+    folder, inside, _ = mounted.split(":")
+    secrets = [value for key, value in proxy["environment"].items() if key.endswith("_SECRET_FILE")]
+    assert len(secrets) == 2
+    for secret in secrets:
+        made = secret.replace(inside, folder.removeprefix("./"))
+        assert f"> {made}" in page and secret.startswith(f"{inside}/")
+    assert f"chown -R {proxy['user']} {folder.removeprefix('./')}" in page
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tool", [("docker-compose",), ("docker", "compose")], ids=" ".join)
+def test_compose_itself_accepts_the_documented_sign_in(
+    tool: tuple[str, ...], tmp_path: Path, oidc: dict[str, Any]
+) -> None:
+    (tmp_path / "docker-compose.override.yml").write_text(yaml.safe_dump(oidc))
+    assert "oauth2-proxy" in accepted(tool, tmp_path)["services"]
 
 
 # --- the instance ---------------------------------------------------------------------------------------------------

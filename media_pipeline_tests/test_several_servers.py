@@ -294,6 +294,23 @@ def test_engines_that_do_not_answer_are_passed_over(launcher) -> None:
         found._launch_container_with_command(run, "media-pipeline", [])
 
 
+def test_an_engine_that_is_passed_over_is_named_with_the_reason(
+    tmp_path: Path, launcher, caplog: pytest.LogCaptureFixture
+) -> None:
+    found = ContainerRunLauncher(engines=[ENGINES[1]], certificates=str(tmp_path / "certificates"))
+    with pytest.raises(UsageError, match="no Docker engine answers"):  # docker's own client looks for them
+        found._least_busy()
+    (record,) = caplog.records
+    assert (
+        f"{ENGINES[1]} is passed over: {tmp_path / 'certificates'} lacks ca.pem, cert.pem or key.pem" in record.message
+    )
+    assert "; put them there" in record.message
+    caplog.clear()
+    assert launcher(0, None)[0]._least_busy() == ENGINES[0]
+    (record,) = caplog.records
+    assert f"{ENGINES[1]} is passed over: " in record.message and "; start it, or mend" in record.message
+
+
 def test_a_run_has_the_settings_of_the_server_that_starts_it_and_nothing_else(launcher) -> None:
     found, engines, run = launcher(0)
     found._launch_container_with_command(run, "media-pipeline", [])

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from media_pipeline.cli._backups import EXIT_SOME_FAILED, SNAPSHOT, bytes_bar, print_problems, printable, size
+from media_pipeline.cli._confirm import confirm
 from media_pipeline.cli._tables import print_table
 from media_pipeline.cli.context import App
 from media_pipeline.errors import DamagedBackup, UsageError
@@ -236,7 +237,7 @@ def prune(
     if doomed and not yes:
         for snapshot_id in sorted(doomed):
             click.echo(snapshot_id, err=True)
-        click.confirm(f"Remove these {len(doomed)} of {len(ids)} snapshots?", abort=True, err=True)
+        confirm(f"Remove these {len(doomed)} of {len(ids)} snapshots?")
     pruned = storage.remove(repository, doomed)
     if output == "json":
         _print_json(asdict(pruned))

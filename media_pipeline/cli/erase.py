@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from media_pipeline.cli._confirm import confirm
 from media_pipeline.cli.context import App
 from media_pipeline.errors import UsageError
 from media_pipeline.wording import printable
@@ -94,7 +95,7 @@ def erase(
                 click.echo(json.dumps(_described(plan), ensure_ascii=False, indent=2))
             return 0
         if not yes:
-            click.confirm("This cannot be undone. Erase?", abort=True, err=True)
+            confirm("This cannot be undone. Erase?")
         erased = eraser.erase(plan, by or getpass.getuser())
     if output == "text":
         _print_end(console, erased)

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from media_pipeline.cli._backups import EXIT_SOME_FAILED, print_problems, printable, size
+from media_pipeline.cli._confirm import confirm
 from media_pipeline.cli._tables import print_table
 from media_pipeline.cli.context import App
 from media_pipeline.errors import UsageError
@@ -146,7 +147,7 @@ def prune(app: App, all_before: datetime | None, yes: bool) -> None:
         click.echo(f"{forget(app.settings)} snapshots removed", err=True)
         return
     if not yes:
-        click.confirm(f"Remove all snapshots of before {all_before:%Y-%m-%d} but the newest?", abort=True, err=True)
+        confirm(f"Remove all snapshots of before {all_before:%Y-%m-%d} but the newest?")
     gone = purge(app.settings, all_before.replace(tzinfo=UTC))
     click.echo(f"{len(gone)} snapshots removed, with all that only they held", err=True)
 

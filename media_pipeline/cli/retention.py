@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
+from media_pipeline.cli._confirm import confirm
 from media_pipeline.cli.context import App
 from media_pipeline.wording import printable
 
@@ -62,7 +63,7 @@ def run_(app: App, dry_run: bool, yes: bool, output: str) -> None:
             done: dict[str, dict[str, Any]] = {}
         else:
             if not yes:
-                click.confirm("Let this go for good?", abort=True, err=True)
+                confirm("Let this go for good?")
             with _progress() as progress:
                 media = progress.add_task("media", total=sum(t.num_rows for t in _lists(plan).values()))
                 runs = progress.add_task("runs", total=waiting["runs"])

@@ -3,7 +3,7 @@
 dagster-docker's launcher with what several servers need besides:
 
 * A run goes to that of the `engines` which has the fewest runs, and says which one it is. Engines that do not answer
-  are passed over.
+  are passed over with a warning.
 * On one server a run may be told to be like the container of the code location: its image, volumes and network, within
   `MEDIA_PIPELINE_SERVER__RUN_MEMORY` and `…__RUN_CPUS`. That is all that `server.engine_gate` lets through.
 * A run has the settings of the server that starts it (`MEDIA_PIPELINE_*`, HOME with them): under others an analyzer
@@ -13,6 +13,7 @@ dagster-docker's launcher with what several servers need besides:
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -36,6 +37,7 @@ _RUN_LABEL = "dagster/run_id"  # dagster-docker's, on every container
 _TIMEOUT_S = 30
 _SETTINGS_WITHOUT_PREFIX = ("VAST_API_KEY", "VAST_URL")  # names of Vast.ai's own tools, which we read, too
 
+log = logging.getLogger(__name__)
 _engine: ContextVar[str] = ContextVar("engine", default="")
 
 
@@ -144,6 +146,15 @@ class ContainerRunLauncher(DockerRunLauncher):
                 runs[engine] = len(self._client(engine).containers.list(filters={"label": _RUN_LABEL}))
             except (docker.errors.DockerException, OSError) as error:  # requests' errors are OSErrors
                 silent[engine] = error
+                if isinstance(error, docker.errors.TLSParameterError):
+                    # docker's own words name neither the folder nor what is missing from it.
+                    said, remedy = (
+                        f"{self._certificates} lacks ca.pem, cert.pem or key.pem, or cannot be read",
+                        "put them there, readable by user 1000, and mount the folder (docs/several-servers.md)",
+                    )
+                else:
+                    said, remedy = str(error), "start it, or mend `engines` in dagster.yaml"
+                log.warning("the Docker engine %s is passed over: %s; %s", engine or "of DOCKER_HOST", said, remedy)
         if not runs:
             told = "; ".join(f"{engine or 'DOCKER_HOST'}: {error}" for engine, error in silent.items())
             raise UsageError(f"no Docker engine answers ({told})", "start one, or mend `engines` in dagster.yaml")
