@@ -3,8 +3,11 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import resource
+import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -128,6 +131,33 @@ def test_what_duckdb_does_not_count_is_limited_by_the_kernel(library: Library, s
     assert isinstance(result.exception, QueryRejected)
     assert "needs more than 128 MiB of memory" in str(result.exception)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+# One call of a function that takes minutes: DuckDB does not look up from it when it is told to stop.
+LONG = "levenshtein(repeat('a', 200000), repeat('b', 200000))"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arguments", [["sql", f"SELECT {LONG}"], ["search", "--where", f"{LONG} > 0"]])
+def test_what_cannot_be_interrupted_ends_with_its_process(library: Library, arguments: list[str]) -> None:
+    program = "from media_pipeline.cli import _asking, main; _asking.GRACE_S = 0.5; main()"
+    ended = subprocess.run(
+        [sys.executable, "-c", program, "--home", str(library.layout.home), *arguments],
+        env=os.environ | {"MEDIA_PIPELINE_SQL__MAX_SECONDS": "0.5"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (ended.returncode, ended.stdout) == (1, "")
+    assert ended.stderr.endswith(
+        "media-pipeline: the query ran longer than 0.5 s; narrow it down or raise MEDIA_PIPELINE_SQL__MAX_SECONDS\n"
+    )
+
+
+def test_nothing_watches_a_query_that_is_answered(library: Library) -> None:
+    assert ask(library, "SELECT 1").exit_code == 0
+    assert [one for one in threading.enumerate() if isinstance(one, threading.Timer)] == []
 
 
 def test_a_piped_table_is_whole(library: Library) -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from media_pipeline.errors import UsageError
 from media_pipeline.results._search_hits import SNIPPET_CHARS, snippet_of
 from media_pipeline.results._search_kept import kept_vectors
 from media_pipeline.results.search import Hit, Questions, Within, refresh_text_index, search
-from media_pipeline_tests._text_home import TextHome, media_id, text_home, tiny_model
+from media_pipeline_tests._text_home import Frames, TextHome, media_id, text_home, tiny_model
 
 pytestmark = pytest.mark.slow  # indexes of a real home
 
@@ -95,6 +96,42 @@ def test_the_best_moments_of_a_medium(home: TextHome) -> None:
     assert sorted(names) == ["long.mp4"] * 3 + ["other.mp4"]
     assert len(find(home, "apple", k=2)) == 2
     assert len({h.pts_s for h in find(home, "apple", moments_per_medium=20, k=50) if h.name == "long.mp4"}) == 20
+
+
+def long_talks(home: TextHome, count: int) -> None:
+    """Recordings with a word in each of sixty passages, and four pictures with it in a longer text."""
+    talk = [(n * 10.0, n * 10.0 + 5, f"apple number {n}") for n in range(60)]
+    page = "one long line of text on which among many others the word apple stands"
+    pages: dict[str, Frames] = {f"page{n}.jpg": [(0.0, [f"{page} {n}"])] for n in range(4)}
+    home.add(pages, {f"talk{n}.wav": talk for n in range(count)}, embed=False)
+
+
+@pytest.mark.parametrize(("talks", "k"), [(1, 10), (5, 20)])
+def test_other_media_are_found_behind_long_ones(
+    home: TextHome, monkeypatch: pytest.MonkeyPatch, talks: int, k: int
+) -> None:
+    long_talks(home, talks)
+    hits = find(home, "apple", k)
+    assert Counter(hit.name for hit in hits) == {
+        **{f"talk{n}.wav": 3 for n in range(talks)},
+        **{f"page{n}.jpg": 1 for n in range(4)},
+    }
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    # Whoever looks once finds fewer, and finds them the same.
+    monkeypatch.setattr("media_pipeline.results.search._LOOKS", 1)
+    once = find(home, "apple", k)
+    assert len(once) < len(hits)
+    assert [hit for hit in hits if hit in once] == once
+    monkeypatch.undo()
+    assert find(home, "apple", 3) == once[:3]
+
+
+def test_a_filter_finds_other_media_behind_long_ones(home: TextHome) -> None:
+    long_talks(home, 2)
+    passing = [media_id(name) for name in ("talk1.wav", "page0.jpg", "page3.jpg")]
+    within = Within(frozenset(passing), tuple(passing))
+    hits = search(home.tables, home.layout, home.settings, home.models, Questions("apple"), within=within)
+    assert Counter(hit.name for hit in hits) == {"talk1.wav": 3, "page0.jpg": 1, "page3.jpg": 1}
 
 
 def test_erased_and_replaced_media_are_not_found(home: TextHome) -> None:

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from click.testing import CliRunner
 
-from media_pipeline.config import SqlLimits
+from media_pipeline.cli.search import search as command
+from media_pipeline.config import Settings, SqlLimits
 from media_pipeline.errors import QueryRejected, UsageError
 from media_pipeline.results.search import Filter, Within, media_within, moment_of
 from media_pipeline.storage.conditions import MAX_CONDITION_CHARS, media_where
@@ -142,8 +146,23 @@ def test_errors_name_the_place(library: Library, condition: str, place: str) -> 
         media_where(library.catalog, condition, LIMITS)
 
 
-def test_a_condition_is_bounded(library: Library) -> None:
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the kernel's limit on data is Linux'")
+def test_the_memory_of_a_condition_is_limited(library: Library) -> None:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    settings = Settings(home=library.layout.home, sql=SqlLimits(max_memory_bytes=128 * 1024**2))
+    app = SimpleNamespace(
+        tables=library.tables, layout=library.layout, settings=settings, catalog=lambda: library.catalog
+    )
+    result = CliRunner().invoke(command, ["--where", "length(repeat('x', 2000000000)) > 0"], obj=app)
+    assert isinstance(result.exception, QueryRejected)
+    assert "needs more than 128 MiB of memory" in str(result.exception)
+    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+
+
+def test_a_condition_is_bounded(library: Library, monkeypatch: pytest.MonkeyPatch) -> None:
     endless = "(SELECT count(*) FROM range(10000000000) a, range(1000000) b) > 0"
+    # To plan it again, for the place of an error, may take as long as to answer it.
+    monkeypatch.setattr("media_pipeline.storage.conditions._place_in", lambda *_: pytest.fail("planned again"))
     with pytest.raises(QueryRejected, match=r"longer than 0\.2 s"):
         media_where(library.catalog, endless, SqlLimits(max_seconds=0.2))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Collection
 from contextlib import closing
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_a_filter_loses_no_face(home: IdentityHome) -> None:
     assert [hit.name for hit in faces_like(home, "Anna", within=[media_id("far")])] == ["far.jpg"]
     assert faces_like(home, "Anna", within=[]) == []
     assert faces_like(home, "Anna", within=[media_id("nowhere")]) == []
+
+
+def test_photos_are_found_behind_a_long_recording(home: IdentityHome) -> None:
+    talk = [Face("Anna", track, (track,), noise=0.3) for track in range(60)]
+    home.show_all({"talk": talk, **{f"photo{n}": [Face("Anna")] for n in range(8)}})
+    home.update("talk", *(f"photo{n}" for n in range(8)))
+    hits = faces_like(home, "Anna", 20)
+    assert Counter(hit.name for hit in hits) == {"talk.jpg": 3, **{f"photo{n}.jpg": 1 for n in range(8)}}
+    assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
+    assert faces_like(home, "Anna", 10) == hits[:10]
 
 
 def test_faces_of_another_model_are_said_to_be_left_out(home: IdentityHome, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import wave
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +22,7 @@ from media_pipeline.analyzers.image_embeddings import ANALYZER, ImageEmbeddingsO
 from media_pipeline.cli.search import search as command
 from media_pipeline.errors import CorruptMedia, UnsupportedMedia, UsageError
 from media_pipeline.results import _search_pictures
+from media_pipeline.results._search_indexes import Look
 from media_pipeline.results._search_pictures import Pictures
 from media_pipeline.results.search import (
     Hit,
@@ -260,7 +262,35 @@ def test_a_filter_holds_for_pictures(home: TextHome, tmp_path: Path) -> None:
     assert [hit.name for hit in hits] == ["three.mp4"]
 
 
+STILL = {"still.mp4": [picture(300)] * 60, "photo.jpg": [picture(300)], **FILMS}  # a minute of the same picture
+
+
+def test_other_media_are_found_behind_many_like_frames(home: TextHome, tmp_path: Path) -> None:
+    show(home, STILL)
+    hits = by_image(home, saved(tmp_path, picture(300)))
+    assert Counter(hit.name for hit in hits[:4]) == {"still.mp4": 3, "photo.jpg": 1}
+    assert len(hits) == 10
+
+
+def test_other_media_are_found_behind_many_described_frames(home: TextHome) -> None:
+    _, clip = shared_clip()
+    bus = clip.encode_texts(["a red bus in the rain"])[0].tolist()
+    show(home, STILL)
+    same = [media_id("still.mp4"), media_id("photo.jpg")]
+    rows = home.tables.read(ANALYZER.name, same)
+    shown = pa.Table.from_pylist([row | {"embedding": bus} for row in rows.to_pylist()], schema=rows.schema)
+    home.tables.replace(ANALYZER.name, shown, same)
+    assert "photo.jpg" in {hit.name for hit in by_text(home, "a red bus in the rain")}
+
+
 # ---------------------------------------------------------------------- by example
+
+
+def test_other_media_like_one_are_found_behind_many_like_frames(home: TextHome) -> None:
+    show(home, STILL)
+    hits = like(home, media_id("photo.jpg"))
+    assert hits[0].name == "still.mp4"
+    assert sorted(hit.name for hit in hits) == sorted(STILL.keys() - {"photo.jpg"})
 
 
 def test_media_like_another(home: TextHome) -> None:
@@ -319,7 +349,7 @@ def test_the_index_follows_the_table(home: TextHome) -> None:
     refresh_image_index(*parts)
     before = {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.name.startswith("image.")}
     assert "image.json" in before
-    assert Pictures(*parts).neighbours(np.eye(32, dtype=np.float32)[:1], 3)
+    assert Pictures(*parts).neighbours(np.eye(32, dtype=np.float32)[:1])(Look(3)).hits
     assert {p.name: p.stat().st_mtime_ns for p in home.layout.indexes.iterdir() if p.name in before} == before
     home.tables.delete(ANALYZER.name, [media_id(name) for name in FILMS])
     refresh_image_index(*parts)

@@ -120,6 +120,18 @@ def test_found_rows_come_from_whichever_groups_they_lie_in(home: Home, monkeypat
     home.check(index, 30)
 
 
+def test_chosen_media_are_left_out(home: Home) -> None:
+    home.put("a", "b", "c")
+    home.put("d", "e")
+    query = home.truth["a", 0]
+    for out in (["a"], ["a", "unknown"], ["a", "b", "d"], [*"abcde"]):
+        expected = [key for key in home.nearest(query, 99) if key[0] not in out]
+        found = home.index().search(query, 99, ("media_id", "number"), without=out)
+        assert [(n.row["media_id"], n.row["number"]) for n in found] == expected
+        among = home.index().search(query, 99, ("media_id", "number"), ["a", "b", "e"], without=out)
+        assert [(n.row["media_id"], n.row["number"]) for n in among] == [k for k in expected if k[0] in "abe"]
+
+
 def test_what_is_left_of_an_old_file_is_found_beside_younger_ones(home: Home) -> None:
     index = home.index()
     home.put("a", "b", "c")

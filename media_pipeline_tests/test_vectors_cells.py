@@ -223,6 +223,19 @@ def test_only_chosen_media_are_found(home: Home, kind: str, chosen: int, monkeyp
     assert index.search(query, 10, ("media_id",), media_ids=["unknown"]) == []
 
 
+@pytest.mark.slow
+def test_chosen_media_are_left_out(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("media_pipeline.storage._vector_search.EXACT_SUBSET", 100)
+    many(home, "a")
+    index = large(home)
+    query = home.truth["a3", 0]
+    first = home.nearest(query, 200)
+    out = {media for media, _ in first[:5]}
+    expected = [key for key in first if key[0] not in out][:10]
+    found = index.search(query, 10, ("media_id", "number"), without=out)
+    assert [(n.row["media_id"], n.row["number"]) for n in found] == expected
+
+
 def test_vectors_that_are_all_the_same(home: Home) -> None:
     many(home, "a")
     same = np.ones(DIM, np.float32) / np.sqrt(DIM, dtype=np.float32)

@@ -218,6 +218,23 @@ def test_only_chosen_media_are_found(home: TextHome) -> None:
     assert len(words_of.search("Rechnung", 50)) == 20
 
 
+def test_chosen_media_are_left_out(home: TextHome) -> None:
+    add(home, **{f"m{n}": f"Rechnung Nummer {n}" for n in range(5)})
+    words_of, out = index(home), [media_id("m0"), media_id("m3"), "unknown"]
+    for query in ("Rechnung", "echnun", '"Rechnung Nummer"'):
+        found = words_of.search(query, 50, without=out)
+        assert sorted(hit.text for hit in found) == [f"Rechnung Nummer {n}" for n in (1, 2, 4)]
+    found = words_of.search("Rechnung", 50, [media_id("m0"), media_id("m1")], without=out)
+    assert [hit.text for hit in found] == ["Rechnung Nummer 1"]
+
+
+def test_who_wants_more_gets_more(home: TextHome, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("media_pipeline.storage.words.CANDIDATES", 5)
+    add(home, **{f"m{n}": f"Rechnung {n}" for n in range(12)})
+    assert len(index(home).search("Rechnung", 3)) == 3
+    assert len(index(home).search("Rechnung", 12)) == 12
+
+
 def test_what_is_rare_is_found_among_many(home: TextHome, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("media_pipeline.storage.words._RANKED", 5)
     add(home, rare="Rechnung vom Bootsverleih", part="Sammelrechnung", **{f"m{n}": f"Rechnung {n}" for n in range(40)})

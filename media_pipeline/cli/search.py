@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from media_pipeline.cli._asking import bounded
 from media_pipeline.cli._search_output import print_json, print_table
 from media_pipeline.results.search import Filter, Hit, Questions, Within, media_within, moment_of
 from media_pipeline.results.search import search as ask
@@ -98,8 +99,12 @@ def search(
 def _within(obj: Any, wanted: Filter) -> Within | None:
     if not wanted:
         return None
-    catalog = obj.catalog() if wanted.where is not None else None
-    return media_within(wanted, obj.tables, obj.layout, catalog, obj.settings.sql)
+    limits = obj.settings.sql
+    if wanted.where is None:
+        return media_within(wanted, obj.tables, obj.layout, None, limits)
+    catalog = obj.catalog()
+    with bounded(limits):
+        return media_within(wanted, obj.tables, obj.layout, catalog, limits)
 
 
 def _sample(obj: Any, kind_name: str, file: Path | None, nth: int) -> SampleTrack | None:

@@ -19,6 +19,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 import click
 
+from media_pipeline.cli._asking import bounded
 from media_pipeline.cli.context import App
 from media_pipeline.errors import DiskFull, UsageError
 
@@ -42,13 +43,13 @@ def sql(app: App, query: str, format_: str, output: Path | None) -> None:
     media-pipeline sql "SHOW TABLES"
     media-pipeline sql "SELECT name, pts_s, text FROM ocr JOIN media USING (media_id)"
     """
-    from media_pipeline.storage.query import process_memory_limit, run_query
+    from media_pipeline.storage.query import run_query
 
     if format_ == "parquet" and output is None and sys.stdout.isatty():
         raise UsageError("Parquet is binary and would garble the terminal", "add --output FILE or pipe it somewhere")
     statement = sys.stdin.read() if query == "-" else query
     catalog, limits = app.catalog(), app.settings.sql
-    with process_memory_limit(limits):
+    with bounded(limits):
         result = run_query(catalog, statement, limits)
     writer = _WRITERS[format_]
     if output is None:

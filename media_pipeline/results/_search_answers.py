@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
+from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,9 @@ from media_pipeline.config import Settings
 from media_pipeline.results._identity_kinds import PERSONS, VOICES
 from media_pipeline.results._identity_samples import SampleTrack
 from media_pipeline.results._search_filter import Within
-from media_pipeline.results._search_hits import Found, Key, fused
+from media_pipeline.results._search_hits import Found, Key
+from media_pipeline.results._search_indexes import Look, Near, Reading
+from media_pipeline.results._search_lists import Answer, Part, RankedList
 from media_pipeline.results._search_people import People
 from media_pipeline.results._search_pictures import Pictures, read_picture, same_pictures
 from media_pipeline.results._search_text import Meanings, wants_exact_words, word_index
@@ -29,6 +31,7 @@ from media_pipeline.storage.vectors import Neighbour
 log = logging.getLogger(__name__)
 
 Vectors = npt.NDArray[np.float32]
+MomentOf = Callable[[Neighbour], tuple[Key, Found]]
 
 _LOOKS = 8  # moments of a medium, evenly spread, whose neighbours are those of the medium
 
@@ -60,88 +63,65 @@ class Questions:
 
 
 class Answers:
-    """Everything that can be asked of one home.
+    """Everything that can be asked of one home."""
 
-    Args:
-        within: the media that are looked at, all if None
-        depth: moments that each list contributes
-    """
-
-    def __init__(
-        self,
-        tables: Tables,
-        layout: Layout,
-        settings: Settings,
-        models: ModelStore,
-        depth: int,
-        within: Collection[str] | None = None,
-    ) -> None:
+    def __init__(self, tables: Tables, layout: Layout, settings: Settings, models: ModelStore) -> None:
         self._tables, self._layout, self._settings, self._models = tables, layout, settings, models
-        self._depth, self._within = depth, within
 
-    def to(self, asked: Questions) -> dict[Key, Found]:
-        found = []
+    def to(self, asked: Questions) -> list[Answer]:
+        """One for each question, to be read as far as is wanted."""
+        answers = []
         if asked.text is not None:
-            found.append(self.text(asked.text, pictures=asked.pictures))
+            answers.append(self.text(asked.text, pictures=asked.pictures))
         if asked.image is not None:
-            found.append(self.image(asked.image))
+            answers.append(self.image(asked.image))
         if asked.like is not None:
-            found.append(self.like(asked.like))
-        found += [
-            People(kind, self._tables, self._layout, self._settings.index).like(sample, self._depth, self._within)
-            for kind, sample in ((PERSONS, asked.face), (VOICES, asked.voice))
-            if sample is not None
-        ]
-        return fused(found)
+            answers.append(self.like(asked.like))
+        for kind, sample in ((PERSONS, asked.face), (VOICES, asked.voice)):
+            if sample is not None:
+                people = People(kind, self._tables, self._layout, self._settings.index)
+                answers.append(Answer([RankedList(people.why, people.like(sample))]))
+        return answers
 
-    def text(self, query: str, *, pictures: bool) -> dict[Key, Found]:
+    def text(self, query: str, *, pictures: bool) -> Answer:
         # Bytes that are no UTF-8 reach us as lone surrogates, which neither SQLite nor a tokenizer takes.
         query = query[:MAX_QUERY_CHARS].encode(errors="replace").decode()
-        found: dict[Key, Found] = {}
-        with closing(word_index(self._tables, self._layout)) as index:
-            by_word = index.search(query, self._depth, self._within)
-        for rank, hit in enumerate(by_word, start=1):
-            key = (hit.media_id, hit.source, hit.row_index)
-            found[key] = Found(hit.source, hit.pts_s, hit.text, hit.spans, ranks={"words": rank})
-        if wants_exact_words(query):
-            return found
-        meant = self._meanings().answers(query, self._depth, self._within)
-        for rank, near in enumerate(meant, start=1):
-            found.setdefault(*_passage(near)).ranks["meaning"] = rank
-        shown = self._pictures().answers(query, self._depth, self._within) if pictures else []
-        for rank, near in enumerate(shown, start=1):
-            found.setdefault(*_frame(near)).ranks["picture"] = rank
-        return found
+        lists = [RankedList("words", lambda look: self._by_word(query, look))]
+        if not wants_exact_words(query):
+            lists.append(RankedList("meaning", _moments(self._meanings().answers(query), _passage)))
+            if pictures:
+                lists.append(RankedList("picture", _moments(self._pictures().answers(query), _frame)))
+        return Answer(lists)
 
-    def image(self, path: Path) -> dict[Key, Found]:
+    def _by_word(self, query: str, look: Look) -> Part:
+        with closing(word_index(self._tables, self._layout)) as index:
+            hits = index.search(query, look.depth, look.within, without=look.without)
+        moments = [
+            ((hit.media_id, hit.source, hit.row_index), Found(hit.source, hit.pts_s, hit.text, hit.spans))
+            for hit in hits
+        ]
+        return Part(moments, len(hits) >= look.depth)
+
+    def image(self, path: Path) -> Answer:
         image, phash = read_picture(path, self._settings)
         pictures = self._pictures()
         if pictures.can_encode:
-            near = pictures.neighbours(pictures.encode(image), self._depth, self._within)
-        else:
-            log.warning("only the same picture is looked for: %s", pictures.why_not())
-            near = same_pictures(self._tables, phash, self._settings.duplicate_max_distance, self._within)
-        found: dict[Key, Found] = {}
-        for rank, hit in enumerate(near, start=1):
-            key, moment = _frame(hit)
-            moment.similarity = hit.score
-            moment.ranks["picture" if pictures.can_encode else "same picture"] = rank
-            found.setdefault(key, moment)
-        return found
+            return Answer([RankedList("picture", _moments(pictures.neighbours(pictures.encode(image)), _compared))])
+        log.warning("only the same picture is looked for: %s", pictures.why_not())
+        distance = self._settings.duplicate_max_distance
 
-    def like(self, medium: str) -> dict[Key, Found]:
+        def same(look: Look) -> Near:
+            return Near(same_pictures(self._tables, phash, distance, look.within), is_cut=False)
+
+        return Answer([RankedList("same picture", _moments(same, _compared))])
+
+    def like(self, medium: str) -> Answer:
         media_id = resolve(self._tables, medium)
         pictures, meanings = self._pictures(), self._meanings()
-        # Own moments are the nearest of all: so many more are asked for.
         frames, passages = pictures.of_medium(media_id), meanings.of_medium(media_id)
-        shown = pictures.neighbours(_spread(frames), self._depth + len(frames), self._within)
-        said = meanings.neighbours(_spread(passages), self._depth + len(passages), self._within)
-        found: dict[Key, Found] = {}
-        for rank, near in enumerate(_others(shown, media_id), start=1):
-            found.setdefault((near.row["media_id"], "", 0), _frame(near)[1]).ranks["picture"] = rank
-        for rank, near in enumerate(_others(said, media_id), start=1):
-            found.setdefault((near.row["media_id"], "", 0), _passage(near)[1]).ranks["meaning"] = rank
-        return found
+        shown = _others(pictures.neighbours(_spread(frames)), media_id, len(frames), _frame)
+        said = _others(meanings.neighbours(_spread(passages)), media_id, len(passages), _passage)
+        return Answer([RankedList("picture", shown), RankedList("meaning", said)])
 
     def newest(self, within: Within, k: int) -> dict[Key, Found]:
         """The newest media that pass a filter; the moments of the persons and voices that were asked for."""
@@ -174,13 +154,33 @@ def _frame(near: Neighbour) -> tuple[Key, Found]:
     return (row["media_id"], "picture", row["frame_index"]), moment
 
 
-def _others(near: Iterable[Neighbour], media_id: str) -> list[Neighbour]:
+def _compared(near: Neighbour) -> tuple[Key, Found]:
+    key, moment = _frame(near)
+    moment.similarity = near.score
+    return key, moment
+
+
+def _moments(reading: Reading, moment_of: MomentOf) -> Callable[[Look], Part]:
+    def read(look: Look) -> Part:
+        near = reading(look)
+        return Part([moment_of(hit) for hit in near.hits], near.is_cut)
+
+    return read
+
+
+def _others(reading: Reading, media_id: str, own: int, moment_of: MomentOf) -> Callable[[Look], Part]:
     """The nearest moment of every other medium, nearest first."""
-    best: dict[str, Neighbour] = {}
-    for hit in near:
-        if hit.row["media_id"] != media_id:
-            best.setdefault(hit.row["media_id"], hit)
-    return list(best.values())
+
+    def read(look: Look) -> Part:
+        # Own moments are the nearest of all: so many more are asked for.
+        near = reading(replace(look, depth=look.depth + own))
+        best: dict[str, Neighbour] = {}
+        for hit in near.hits:
+            if hit.row["media_id"] != media_id:
+                best.setdefault(hit.row["media_id"], hit)
+        return Part([((other, "", 0), moment_of(hit)[1]) for other, hit in best.items()], near.is_cut)
+
+    return read
 
 
 def _spread(vectors: Vectors) -> Vectors:

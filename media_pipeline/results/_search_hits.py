@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -108,12 +109,14 @@ def ranked(found: Mapping[Key, Found]) -> list[tuple[Key, Found]]:
     return sorted(found.items(), key=lambda item: (-item[1].score, *map(str, item[0])))
 
 
-def with_media(tables: Tables, found: Mapping[Key, Found], k: int, per_medium: int) -> list[Hit]:
-    """The `k` best of these, best first, no more than `per_medium` of one medium."""
-    taken: dict[str, int] = {}
+def with_media(
+    tables: Tables, found: Mapping[Key, Found], k: int, per_medium: int, before: Iterable[Hit] = ()
+) -> list[Hit]:
+    """The `k` best of these, best first, no more than `per_medium` of one medium; hits from `before` count there."""
+    taken = Counter(hit.media_id for hit in before)
     best: list[tuple[str, Found]] = []
     for (media_id, _, _), moment in ranked(found):
-        taken[media_id] = taken.get(media_id, 0) + 1
+        taken[media_id] += 1
         if taken[media_id] <= per_medium:
             best.append((media_id, moment))
     # A medium that was erased between the two looks is no hit; so a few more are looked up than are wanted.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,8 @@ from media_pipeline.errors import UsageError
 from media_pipeline.results._identity_kinds import BOX, PERSONS, VOICES, Kind, tracks_of
 from media_pipeline.results._identity_samples import SampleTrack, read_sample
 from media_pipeline.results._search_hits import Box, Found, Key, Why
-from media_pipeline.results._search_indexes import dimension_in, discard_index, index_of
+from media_pipeline.results._search_indexes import Look, dimension_in, discard_index, index_of, nearest
+from media_pipeline.results._search_lists import Part
 from media_pipeline.storage.identities import Decisions
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.tables import Tables
@@ -75,7 +76,7 @@ class People:
 
     def __init__(self, kind: Kind, tables: Tables, layout: Layout, limits: IndexLimits) -> None:
         self._kind, self._tables, self._layout, self._limits = kind, tables, layout, limits
-        self._why: Why = "face" if kind is PERSONS else "voice"
+        self.why: Why = "face" if kind is PERSONS else "voice"
 
     def refresh(self) -> None:
         """Brings the index up to date with the table; that of the model most tracks are of."""
@@ -84,9 +85,9 @@ class People:
         if index is not None:
             index.refresh()
         else:  # or erased vectors would live on in the index
-            discard_index(self._tables, self._layout, self._why, self._kind.table)
+            discard_index(self._tables, self._layout, self.why, self._kind.table)
 
-    def like(self, sample: SampleTrack, depth: int, within: Collection[str] | None) -> dict[Key, Found]:
+    def like(self, sample: SampleTrack) -> Callable[[Look], Part]:
         """Tracks that are the same person's as far as the model can tell, with their best moment.
 
         Of models that nobody has measured the nearest ones, whoever they are.
@@ -94,16 +95,15 @@ class People:
         self._say_what_is_left_out(sample.model)
         index = self._index(sample.model)
         if index is None:
-            return {}
+            return lambda _: Part([], is_cut=False)
         floor = _floor(self._kind, sample.model)
-        near = index.search(sample.vector, depth, self._columns, within, at_least=floor)
-        names = self._names() if near else {}
-        found: dict[Key, Found] = {}
-        for rank, hit in enumerate(near, start=1):
-            key, moment = self._found(hit.row, names)
-            moment.ranks[self._why], moment.similarity = rank, hit.score
-            found[key] = moment
-        return found
+
+        def alike(look: Look) -> Part:
+            near = nearest(index, sample.vector[None], look, self._columns, [floor])
+            names = self._names() if near.hits else {}
+            return Part([self._found(hit.row, names, hit.score) for hit in near.hits], near.is_cut)
+
+        return alike
 
     def sightings(self, identities: Collection[str], media_ids: Collection[str]) -> dict[Key, Found]:
         """The tracks of these identities in these media, each at its best moment."""
@@ -116,24 +116,27 @@ class People:
         boxes = BOX if self._kind.has_boxes else ()
         return ("media_id", self._kind.track, self._kind.identity, "at_s", *boxes)
 
-    def _found(self, row: Mapping[str, Any], names: Mapping[str, str]) -> tuple[Key, Found]:
+    def _found(
+        self, row: Mapping[str, Any], names: Mapping[str, str], similarity: float | None = None
+    ) -> tuple[Key, Found]:
         box = tuple(row.get(name) for name in BOX)
         person = row[self._kind.identity]
         moment = Found(
-            self._why,
+            self.why,
             row["at_s"],
             box=None if None in box else cast(Box, box),
             person_id=person,
             person=names.get(person),
+            similarity=similarity,
         )
-        return (row["media_id"], self._why, row[self._kind.track]), moment
+        return (row["media_id"], self.why, row[self._kind.track]), moment
 
     def _index(self, model: str) -> VectorIndex | None:
         try:
             dimension = dimension_in(self._tables, self._kind.table, model)
         except LookupError:
             return None
-        space = Space(self._why, self._kind.table, model, dimension)
+        space = Space(self.why, self._kind.table, model, dimension)
         return index_of(self._tables, self._layout, space, self._limits)
 
     def _names(self) -> dict[str, str]:
@@ -149,7 +152,7 @@ class People:
                 "makes new ones",
                 others,
                 present.total(),
-                self._why,
+                self.why,
                 model,
             )
 

@@ -29,7 +29,16 @@ from media_pipeline.execution.stages import options_for
 from media_pipeline.media.cache import Cache
 from media_pipeline.media.decode import DecodeJob, Decoder, decode_fingerprint
 from media_pipeline.results._identity_known import blocks
-from media_pipeline.results._search_indexes import dimension_in, discard_index, index_of
+from media_pipeline.results._search_indexes import (
+    Look,
+    Near,
+    Reading,
+    dimension_in,
+    discard_index,
+    index_of,
+    nearest,
+    nothing,
+)
 from media_pipeline.results._search_kept import kept_vectors
 from media_pipeline.storage import hashes
 from media_pipeline.storage.layout import Layout
@@ -84,33 +93,41 @@ class Pictures:
         else:  # or erased vectors would live on in the index
             discard_index(self._tables, self._layout, "image", TABLE)
 
-    def answers(self, query: str, depth: int, within: Collection[str] | None = None) -> list[Neighbour]:
+    def answers(self, query: str) -> Reading:
         """Frames that a text describes better than everyday captions do, nearest first; loads the model."""
         index = self._index()
         if index is None or not query.strip():
-            return []
+            return nothing
         if self._choice is None:
             log.warning("frames are not searched by what they show: %s", self.why_not())
-            return []
+            return nothing
         model = _loaded(self._choice, self._options.threads)
-        vector = model.encode_texts([query])[0]
-        near = index.search(vector, depth, (*_COLUMNS, "embedding"), within)
+        vector = model.encode_texts([query])
+
+        def described(look: Look) -> Near:
+            near = nearest(index, vector, look, (*_COLUMNS, "embedding"))
+            return Near(self._fitting(model, vector[0], near.hits), near.is_cut)
+
+        return described
+
+    def _fitting(self, model: Clip, vector: Vectors, near: list[Neighbour]) -> list[Neighbour]:
+        """Those of these frames, with their embeddings, that a text describes."""
         if not near:
             return []
+        assert self._choice is not None
         captions = shared_background().texts(multilingual=model.multilingual)
         background = kept_vectors(self._models, clip_fingerprint(self._choice), captions, model.encode_texts)
         frames = np.array([hit.row["embedding"] for hit in near], np.float32)
         fits = against_background((frames @ vector)[:, None], frames @ background.T, model.logit_scale)[:, 0]
         return [hit for hit, fit in zip(near, fits.tolist(), strict=True) if fit >= DESCRIBES]
 
-    def neighbours(self, vectors: Vectors, depth: int, within: Collection[str] | None = None) -> list[Neighbour]:
+    def neighbours(self, vectors: Vectors) -> Reading:
         """Frames near to any of these vectors of the same model, nearest first."""
         index = self._index()
         if index is None:
-            return []
-        near = [hit for vector in vectors for hit in index.search(vector, depth, _COLUMNS, within)]
+            return nothing
         self._say_what_is_left_out()
-        return sorted(near, key=lambda hit: -hit.score)
+        return lambda look: nearest(index, vectors, look, _COLUMNS)
 
     def encode(self, image: Image) -> Vectors:
         """Shape (1, dimension). Only where `can_encode`."""

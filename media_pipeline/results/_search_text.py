@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -19,12 +19,12 @@ from media_pipeline.analyzers.text_embeddings import TextEmbeddingsOptions
 from media_pipeline.config import Settings
 from media_pipeline.execution.stages import options_for
 from media_pipeline.results._background import Background
-from media_pipeline.results._search_indexes import discard_index, index_of
+from media_pipeline.results._search_indexes import Reading, discard_index, index_of, nearest, nothing
 from media_pipeline.results._search_kept import kept_vectors
 from media_pipeline.storage._folding import parse_query
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.tables import Tables
-from media_pipeline.storage.vectors import Neighbour, Space, VectorIndex, models_in
+from media_pipeline.storage.vectors import Space, VectorIndex, models_in
 from media_pipeline.storage.words import WordIndex
 
 log = logging.getLogger(__name__)
@@ -66,19 +66,20 @@ class Meanings:
         else:  # or erased vectors would live on in the index
             discard_index(self._tables, self._layout, "text", TABLE)
 
-    def answers(self, query: str, depth: int, within: Collection[str] | None = None) -> list[Neighbour]:
-        """Passages that answer a query, nearest first; loads the model. Those of the media `within`, or all."""
+    def answers(self, query: str) -> Reading:
+        """Passages that answer a query, nearest first; loads the model."""
         if self._choice is None or not query.strip():
-            return []
-        vector = _encoder(self._choice, self._options).encode([query], "query")[0]
-        return self._near(self._choice, vector, depth, within)
+            return nothing
+        return self.neighbours(_encoder(self._choice, self._options).encode([query], "query"))
 
-    def neighbours(self, vectors: Vectors, depth: int, within: Collection[str] | None = None) -> list[Neighbour]:
+    def neighbours(self, vectors: Vectors) -> Reading:
         """Passages near to any of these of the same model, shape (n, 384), nearest first."""
-        if self._choice is None:
-            return []
-        near = [hit for vector in vectors for hit in self._near(self._choice, vector, depth, within)]
-        return sorted(near, key=lambda hit: -hit.score)
+        choice = self._choice
+        if choice is None or not len(vectors):
+            return nothing
+        background = _background(choice, self._options, self._models)
+        floors = [background.floor(vector) for vector in vectors]
+        return lambda look: nearest(self._index(choice), vectors, look, _COLUMNS, floors)
 
     def of_medium(self, media_id: str) -> Vectors:
         """The vectors of one medium, shape (n, 384), in the order of its passages."""
@@ -87,12 +88,6 @@ class Meanings:
         rows = self._tables.read(TABLE, [media_id], ["row_index", "model", "embedding"]).sort_by("row_index")
         ours = rows.filter(pa.compute.equal(rows["model"], text_embeddings.fingerprint(self._choice)))
         return np.array(ours["embedding"].to_pylist(), np.float32).reshape(-1, DIMENSION)
-
-    def _near(
-        self, choice: ModelChoice, vector: Vectors, depth: int, within: Collection[str] | None
-    ) -> list[Neighbour]:
-        floor = _background(choice, self._options, self._models).floor(vector)
-        return self._index(choice).search(vector, depth, _COLUMNS, within, at_least=floor)
 
     def _index(self, choice: ModelChoice) -> VectorIndex:
         space = Space("text", TABLE, text_embeddings.fingerprint(choice), DIMENSION)

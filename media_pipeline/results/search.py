@@ -15,7 +15,10 @@ CLIP model.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import replace
 
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.config import Settings
@@ -24,6 +27,8 @@ from media_pipeline.results._identity_kinds import KINDS
 from media_pipeline.results._search_answers import Answers, Questions
 from media_pipeline.results._search_filter import Filter, Within, media_within, moment_of
 from media_pipeline.results._search_hits import Hit, by_medium, with_media
+from media_pipeline.results._search_indexes import Look
+from media_pipeline.results._search_lists import Answer, read_on
 from media_pipeline.results._search_people import People, Sampled, everybody_in
 from media_pipeline.results._search_pictures import Pictures
 from media_pipeline.results._search_text import Meanings, word_index
@@ -31,7 +36,8 @@ from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.tables import Tables
 
 MOMENTS_PER_MEDIUM = 3
-_DEPTH = 50  # moments of each list that are fused, per hit wanted at least 5
+_DEPTH = 50  # moments of each list that are fused at a time, per hit wanted at least 5
+_LOOKS = 8  # how often lists are read on: each look costs what the first one does, and mostly gives three hits or more
 
 
 def search(
@@ -54,12 +60,32 @@ def search(
         MediaPipelineError: the picture cannot be read.
     """
     media_ids = None if within is None else within.media_ids
-    answers = Answers(tables, layout, settings, models, max(_DEPTH, 5 * k), media_ids)
+    answers = Answers(tables, layout, settings, models)
     if asked:
-        return with_media(tables, answers.to(asked), k, moments_per_medium)
+        look = Look(max(_DEPTH, 5 * k), media_ids)
+        # A medium is like another one or is not: it has one moment, and is not looked for again.
+        enough = moments_per_medium if asked.like is None else 1
+        return _best(tables, answers.to(asked), look, k, moments_per_medium, enough)
     if within is None:
         raise UsageError("nothing was asked", "give a text, a picture, a medium, a face, a voice, or a filter")
     return with_media(tables, answers.newest(within, k), k, moments_per_medium)
+
+
+def _best(tables: Tables, answers: Sequence[Answer], look: Look, k: int, per_medium: int, enough: int) -> list[Hit]:
+    """The hits among the first moments of all lists and, while they are too few, among the next ones.
+
+    A list may be full of one long medium: what is next is read without the media that have moments enough. It only
+    adds: what was found before keeps its score.
+    """
+    hits: list[Hit] = []
+    for _ in range(_LOOKS):
+        more = with_media(tables, read_on(answers, look), k - len(hits), per_medium, hits)
+        hits += more
+        if len(hits) >= k or not more or not any(answer.is_cut for answer in answers):
+            break
+        counts = Counter(hit.media_id for hit in hits)
+        look = replace(look, without=frozenset(media_id for media_id, n in counts.items() if n >= enough))
+    return sorted(hits, key=lambda hit: -hit.score)
 
 
 def refresh_text_index(tables: Tables, layout: Layout, settings: Settings, models: ModelStore) -> None:

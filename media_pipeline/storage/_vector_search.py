@@ -41,11 +41,11 @@ class Opened:
             self._cells = Cells(folder / state.trained, lists, state.vectors)
 
     def nearest(
-        self, query: Vectors, k: int, media_ids: Collection[str] | None = None
+        self, query: Vectors, k: int, media_ids: Collection[str] | None = None, without: Collection[str] = ()
     ) -> list[tuple[float, tuple[str, int]]]:
-        """The `k` best as (inner product, (Parquet file, row in it)), best first; of these media if given."""
+        """The `k` best as (inner product, (Parquet file, row in it)), best first; of these media, all if None."""
         query = np.ascontiguousarray(query, np.float32).ravel()
-        masks = None if media_ids is None else self._masks(media_ids)
+        masks = None if media_ids is None and not without else self._masks(media_ids, without)
         if self._cells is None or (masks is not None and sum(int(m.sum()) for m in masks) <= EXACT_SUBSET):
             scores, numbers = self._compare_all(query, k, masks)
         else:
@@ -67,9 +67,12 @@ class Opened:
 
     # ------------------------------------------------------------------ comparing
 
-    def _masks(self, media_ids: Collection[str]) -> list[Mask]:
-        """For each segment, which of its vectors are of these media."""
-        wanted = media_hashes(media_ids)
+    def _masks(self, media_ids: Collection[str] | None, without: Collection[str]) -> list[Mask]:
+        """For each segment, which of its vectors are of these media, all if None, and of none of the others."""
+        unwanted = media_hashes(without)
+        if media_ids is None:
+            return [~np.isin(rows.media, unwanted) for rows in self._rows]
+        wanted = np.setdiff1d(media_hashes(media_ids), unwanted)
         return [np.isin(rows.media, wanted) for rows in self._rows]
 
     def _compare_all(self, query: Vectors, k: int, masks: list[Mask] | None) -> tuple[Vectors, Ints]:
@@ -77,8 +80,11 @@ class Opened:
         for i, rows in enumerate(self._rows):
             at = np.flatnonzero(masks[i]) if masks is not None else np.arange(len(rows.rows))
             if len(at):
-                vectors = rows.vectors[at] if masks is not None else rows.vectors
+                # Of most of them: comparing the rest too is cheaper than a copy without it.
+                few = len(at) < len(rows.rows) // 2
+                vectors = rows.vectors[at] if few else rows.vectors
                 here = vectors.astype(np.float32, copy=False) @ query
+                here = here if few else here[at]
                 scores, numbers = _best(
                     np.concatenate([scores, here]), np.concatenate([numbers, at + self._firsts[i]]), k
                 )

@@ -15,7 +15,7 @@ import duckdb
 from media_pipeline.config import SqlLimits
 from media_pipeline.errors import QueryRejected
 from media_pipeline.storage.catalog import Catalog
-from media_pipeline.storage.query import run_query
+from media_pipeline.storage.query import QueryWrong, run_query
 
 MAX_CONDITION_CHARS = 10_000
 _REMEDY = 'give a condition over the view media, e.g. "duration_s > 60 AND width >= 1920"'
@@ -36,7 +36,7 @@ def media_where(catalog: Catalog, condition: str, limits: SqlLimits) -> list[str
     every_medium = limits.model_copy(update={"max_rows": max(limits.max_rows, 100_000_000)})
     try:
         found: list[str] = run_query(catalog, sql, every_medium)["media_id"].to_pylist()
-    except QueryRejected as error:
+    except QueryWrong as error:  # of others the place says nothing, and planning them again may take as long
         place = _place_in(catalog, sql, limits)
         raise QueryRejected(error.cause + place, error.remedy) from None
     return found

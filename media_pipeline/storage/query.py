@@ -2,6 +2,9 @@
 
 Three walls, each enough for what it is there for: only statements that DuckDB's own parser calls reading are taken;
 they run in a read-only transaction; and the connection can open no file but those of the tables (`Catalog.connect`).
+
+Time is held where DuckDB looks up from its work, which it does not do inside a function. A command therefore asks
+within `cli/_asking.py`, which ends its process; who asks in a process with other work has to wait.
 """
 
 from __future__ import annotations
@@ -202,6 +205,13 @@ def _time_limit(connection: duckdb.DuckDBPyConnection, seconds: float) -> Iterat
         timer.join()  # alive while the interpreter ends, it would have DuckDB complain of leaks on the terminal
 
 
+def too_long(limits: SqlLimits) -> QueryRejected:
+    """What is said of a query that has had its time."""
+    return QueryRejected(
+        f"the query ran longer than {limits.max_seconds:g} s", "narrow it down or raise MEDIA_PIPELINE_SQL__MAX_SECONDS"
+    )
+
+
 @contextmanager
 def _explained(catalog: Catalog, limits: SqlLimits) -> Iterator[None]:
     """DuckDB's errors in our words. While rows are fetched they come through Arrow: an OSError with the same text."""
@@ -210,10 +220,7 @@ def _explained(catalog: Catalog, limits: SqlLimits) -> Iterator[None]:
     except (duckdb.Error, pa.ArrowException, OSError, MemoryError) as error:
         text = _shortened(str(error))
         if isinstance(error, duckdb.InterruptException) or text.startswith("INTERRUPT Error"):
-            raise QueryRejected(
-                f"the query ran longer than {limits.max_seconds:g} s",
-                "narrow it down or raise MEDIA_PIPELINE_SQL__MAX_SECONDS",
-            ) from None
+            raise too_long(limits) from None
         if isinstance(error, (duckdb.OutOfMemoryException, MemoryError)) or text.startswith("Out of Memory"):
             raise QueryRejected(
                 f"the query needs more than {limits.max_memory_bytes // 1024**2} MiB of memory",

@@ -93,6 +93,7 @@ class VectorIndex:
         columns: Sequence[str],
         media_ids: Collection[str] | None = None,
         *,
+        without: Collection[str] = (),
         at_least: float = -math.inf,
     ) -> list[Neighbour]:
         """The `k` rows nearest to `vector` (shape (dimension,), L2-normalised), best first, with these columns.
@@ -101,6 +102,7 @@ class VectorIndex:
 
         Args:
             media_ids: only rows of these media; None for all. Few of them are compared exactly, whatever the index.
+            without: no rows of these media
             at_least: score below which a row is none of them: what is not read costs nothing
         """
         for attempt in range(_ATTEMPTS):
@@ -108,7 +110,7 @@ class VectorIndex:
             if state.vectors == 0:
                 return []
             try:
-                near = self._open(state).nearest(vector, k, media_ids)
+                near = self._open(state).nearest(vector, k, media_ids, without)
                 return self._with_rows([hit for hit in near if hit[0] >= at_least], columns)
             except FileNotFoundError:
                 # Files were replaced and removed while we looked; the next look finds the new ones.

@@ -17,6 +17,7 @@ import json
 import logging
 import sqlite3
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -35,7 +36,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-CANDIDATES = 300  # passages that are looked at closely, of each way to ask
+CANDIDATES = 300  # passages that are looked at closely, of each way to ask; more where more are wanted
 _RANKED = 10_000  # passages that are ranked
 _FORMS = 200  # words in which a part of a word is looked for
 _VERSION = 3  # also when folding or the cutting of passages changes: deleting from FTS5 needs the text as it went in
@@ -80,6 +81,12 @@ class Document(Protocol):
         """(offset in text, pts_s), ascending, where parts of the text have moments of their own."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    media_ids: Collection[str] | None  # None for all
+    without: Collection[str]
+
+
 class WordIndex:
     """The word index of one home. Threads and processes may refresh and search at once.
 
@@ -104,19 +111,22 @@ class WordIndex:
         self._lock = FileLock(self._lock_path, fallback_to_soft=False, poll_interval=0.01)
         self._opened: Database | None = None
 
-    def search(self, query: str, k: int, media_ids: Collection[str] | None = None) -> list[WordHit]:
+    def search(
+        self, query: str, k: int, media_ids: Collection[str] | None = None, *, without: Collection[str] = ()
+    ) -> list[WordHit]:
         """The passages with most of the query's words, best first. The index is brought up to date first.
 
         Words in quotes must stand in the text as they are. Nothing else in the query has a meaning of its own.
 
         Args:
             media_ids: only passages of these media; None for all
+            without: no passages of these media
         """
         terms = parse_query(query)
         if not terms:
             return []
         self.refresh()
-        return self._mending(lambda: self._search(terms, k, media_ids))
+        return self._mending(lambda: self._search(terms, k, _Chosen(media_ids, without)))
 
     def refresh(self) -> int:
         """Brings the index up to date with the tables; the number of media that changed.
@@ -230,7 +240,7 @@ class WordIndex:
 
     # ------------------------------------------------------------------ asking
 
-    def _search(self, terms: Sequence[Term], k: int, media_ids: Collection[str] | None) -> list[WordHit]:
+    def _search(self, terms: Sequence[Term], k: int, chosen: _Chosen) -> list[WordHit]:
         looked_at: set[int] = set()
         found: list[tuple[float, int, WordHit]] = []
         # The next look finds nothing that scores higher than this: with k hits as good it is not worth its time.
@@ -242,7 +252,7 @@ class WordIndex:
         for expression, best in looks:
             if len(found) >= k and found[k - 1][0] <= -best:
                 break
-            numbers = [n for n in self._candidates(expression(), media_ids) if n not in looked_at]
+            numbers = [n for n in self._candidates(expression(), max(CANDIDATES, k), chosen) if n not in looked_at]
             hits = self._hits(terms, numbers)
             found += [(-hits[n].score, len(looked_at) + at, hits[n]) for at, n in enumerate(numbers) if n in hits]
             looked_at.update(numbers)
@@ -266,16 +276,17 @@ class WordIndex:
         sql = f"SELECT word FROM inside WHERE inside MATCH ? ORDER BY length(word), word LIMIT {_FORMS}"  # noqa: S608
         return [word for (word,) in self._db().query(sql, (f'"{part}"',))]
 
-    def _candidates(self, expression: str, media_ids: Collection[str] | None) -> list[int]:
+    def _candidates(self, expression: str, count: int, chosen: _Chosen) -> list[int]:
         if not expression:
             return []
         where, values = "whole MATCH ?", [expression]
-        if media_ids is not None:
-            where += f" AND rowid IN ({_PASSAGES_OF})"
-            values.append(json.dumps(list(media_ids)))
+        for among, media_ids in (("IN", chosen.media_ids), ("NOT IN", chosen.without or None)):
+            if media_ids is not None:
+                where += f" AND rowid {among} ({_PASSAGES_OF})"
+                values.append(json.dumps(list(media_ids)))
         # Ranking reads every passage that matches. Of a word that stands in most of them the latest are enough.
         latest = f"SELECT rowid, rank FROM whole WHERE {where} ORDER BY rowid DESC LIMIT {_RANKED}"  # noqa: S608
-        sql = f"SELECT rowid FROM ({latest}) ORDER BY rank LIMIT {CANDIDATES}"  # noqa: S608
+        sql = f"SELECT rowid FROM ({latest}) ORDER BY rank LIMIT {count}"  # noqa: S608
         return [number for (number,) in self._db().query(sql, values)]
 
     # ------------------------------------------------------------------ the file
