@@ -32,7 +32,8 @@ def own_files(pipeline: Pipeline, media: Iterable[Medium], which: str) -> tuple[
     media = list(media)
     roots = [Path(os.path.realpath(folder)) for folder in pipeline.settings.watched]
     home = Path(os.path.realpath(pipeline.layout.home))
-    places = [(path, m) for path, m in (*_known_places(media), *_lying_about(roots, media)) if _holds(path, m)]
+    candidates = dict.fromkeys([*_known_places(media), *_lying_about(roots, media)])
+    places = [(path, medium) for path, medium in candidates if _holds(path, medium)]
     links = [(path, medium) for path, medium in places if path.is_symlink()]
     named = {path for path, _ in places} | {_meant(link) for link, _ in links if not _is_watched(link, roots)}
     going: list[tuple[Path, str]] = []
