@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from media_pipeline.config import Moderation, SqlLimits
 from media_pipeline.errors import QueryRejected, UsageError
@@ -226,7 +228,22 @@ def _words(settings: Moderation, problems: list[Problem]) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError, UsageError) as error:
         problems.append(Problem(str(path), None, f"blocked words: {error}"))
         return ()
-    return words
+    problems.extend(_never_found(path, lines))
+    return tuple(word for word in words if _can_be_found(word))
+
+
+def _never_found(path: Path, lines: Sequence[str]) -> Iterator[Problem]:
+    """The first line that is nothing but symbols, and how many more there are."""
+    numbers = [number for number, line in enumerate(lines, 1) if line and not _can_be_found(line)]
+    if numbers:
+        more = f" (nor can {len(numbers) - 1:,} more)" if len(numbers) > 1 else ""
+        cause = f"{lines[numbers[0] - 1]!r} has neither letters nor digits and cannot be found{more}; take it out"
+        yield Problem(str(path), numbers[0], f"blocked words: {cause}")
+
+
+def _can_be_found(word: str) -> bool:
+    """Whether `found_word` has anything to go by."""
+    return any(unicodedata.category(character)[0] in "LN" for character in word)
 
 
 def _persons(settings: Moderation, layout: Layout) -> tuple[str, ...]:
