@@ -16,6 +16,8 @@ from pathlib import Path
 
 from media_pipeline.config import Moderation, SqlLimits
 from media_pipeline.errors import QueryRejected, UsageError
+from media_pipeline.results._identity_kinds import PERSONS
+from media_pipeline.results._identity_known import present
 from media_pipeline.results._moderation_files import (
     SHIPPED,
     Parsed,
@@ -30,6 +32,7 @@ from media_pipeline.storage.catalog import JUDGEMENTS, Catalog, Scope
 from media_pipeline.storage.identities import Decisions
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.query import Asker, QueryWrong, asking, names_in
+from media_pipeline.storage.tables import Tables
 
 Value = float | str | tuple[str, ...]
 
@@ -253,6 +256,19 @@ def _persons(settings: Moderation, layout: Layout) -> tuple[str, ...]:
     with closing(Decisions.of(layout)) as known:
         found = {known.named("person", given) or known.current("person", given) for given in settings.persons}
     return tuple(sorted(found))
+
+
+def unknown_persons(settings: Moderation, layout: Layout, tables: Tables) -> list[str]:
+    """Blocked persons, as the settings call them, whom nobody knows: names that are to come, or misspelt."""
+    with closing(Decisions.of(layout)) as decisions:
+        ids = {
+            given: decisions.current("person", given)
+            for given in settings.persons
+            if decisions.named("person", given) is None
+        }
+        known = decisions.known("person", list(ids.values()))
+    known |= present(tables, PERSONS, set(ids.values()) - known)
+    return [given for given, person_id in ids.items() if person_id not in known]
 
 
 def _version(files: Sequence[Parsed], rules: Sequence[ActiveRule], problems: Sequence[Problem]) -> str:

@@ -26,7 +26,7 @@ from media_pipeline.errors import UsageError
 from media_pipeline.results._moderation_backtest import Backtest, backtest
 from media_pipeline.results._moderation_files import Problem, Source
 from media_pipeline.results._moderation_judge import RANK, judge
-from media_pipeline.results._moderation_rules import ActiveRule, RuleSet, load_rules, rules_from
+from media_pipeline.results._moderation_rules import ActiveRule, RuleSet, load_rules, rules_from, unknown_persons
 from media_pipeline.results._moderation_verdicts import TABLE, Verdicts
 from media_pipeline.results.alerts import channels, deliver
 from media_pipeline.storage._media_index import media_in
@@ -92,6 +92,10 @@ class Moderation:
         """The rules in force now."""
         settings = self._settings
         return load_rules(self._catalog, self._layout, settings.moderation, settings.sql, self._analyzers)
+
+    def unknown_persons(self) -> list[str]:
+        """Blocked persons, as the settings call them, whom nobody knows yet."""
+        return unknown_persons(self._settings.moderation, self._layout, self._tables)
 
     def rules_of(self, sources: Sequence[Source], unread: Sequence[Problem] = ()) -> RuleSet:
         """The shipped rules with these files in the place of the user's."""
