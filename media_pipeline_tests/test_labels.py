@@ -13,6 +13,7 @@ from media_pipeline.analyzers._spec import Medium
 from media_pipeline.analyzers.image_embeddings import SCHEMA as VECTORS
 from media_pipeline.analyzers.labels import ANALYZER, Labeller, LabelsOptions, choose, load, preview, run
 from media_pipeline.errors import ModelUnavailable
+from media_pipeline.storage.schemas import FRAMES
 from media_pipeline_tests._bodies import HANDS_ON_BACK, STANDING, mirrored, person, poses
 from media_pipeline_tests._clip import shared_clip, store
 
@@ -157,6 +158,15 @@ def test_bodies_alone_speak_where_there_is_no_clip() -> None:
     assert found(model, {"poses": bodies.slice(0, 1)}) == []  # one picture proves no duration
     assert found(model, {"poses": poses(*(person(STANDING, frame) for frame in range(4)))}) == []
     assert found(model, {}) == []
+
+
+def test_restraint_is_found_in_a_film_without_clip() -> None:
+    bodies = poses(*(person(FROM_BEHIND, frame, gap_s=24.0) for frame in range(100, 104)))
+    rows = [{"media_id": "a", "frame_index": frame, "pts_s": 24.0 * frame} for frame in range(300)]
+    model, frames = Labeller((restraint(),), (), None), pa.Table.from_pylist(rows, schema=FRAMES)
+    assert ANALYZER.reads_frame_times
+    hits = found(model, {"poses": bodies, "frames": frames})
+    assert hits == [(n, "hands_bound", 0.94, "pose") for n in range(100, 104)]
 
 
 def test_bodies_and_clip_together() -> None:

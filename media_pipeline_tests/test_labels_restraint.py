@@ -2,10 +2,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import pyarrow as pa
 import pytest
 
 from media_pipeline.analyzers._label_restraint import combined, evidence_of, held_postures
 from media_pipeline.analyzers._pose_points import Keypoints
+from media_pipeline.storage.schemas import FRAMES
 from media_pipeline_tests._bodies import (
     FEET_TOGETHER,
     FOLDED_HANDS,
@@ -124,6 +126,26 @@ def test_other_people_and_later_scenes_do_not_go_on() -> None:
     later = held_postures(poses(person(FROM_BEHIND, 0), person(FROM_BEHIND, 1, gap_s=60.0)))
     broken = held_postures(poses(person(FROM_BEHIND, 0), person(STANDING, 1), person(FROM_BEHIND, 2)))
     assert all(h.score <= 0.5 for h in (*elsewhere, *later, *broken))
+
+
+def sampled(gap_s: float, count: int = 300) -> pa.Table:
+    """Rows of the table `frames`."""
+    rows = [{"media_id": "a", "frame_index": n, "pts_s": n * gap_s} for n in range(count)]
+    return pa.Table.from_pylist(rows, schema=FRAMES)
+
+
+@pytest.mark.parametrize("gap_s", [5.0, 12.1, 24.0, 60.0])
+def test_in_long_videos_frames_that_lie_far_apart_go_on(gap_s: float) -> None:
+    held = held_postures(poses(*(person(FROM_BEHIND, frame, gap_s=gap_s) for frame in range(20, 24))), sampled(gap_s))
+    assert [h.score > 0.8 for h in held] == [True] * 4
+
+
+def test_what_lies_further_apart_than_the_frames_around_does_not_go_on() -> None:
+    for gap_s in (1.0, 24.0):
+        rows = (person(FROM_BEHIND, 0, gap_s=gap_s), person(FROM_BEHIND, 13, gap_s=gap_s))
+        assert all(h.score <= 0.5 for h in held_postures(poses(*rows), sampled(gap_s)))
+    one = held_postures(poses(person(FROM_BEHIND, 0)), sampled(1.0, count=1))  # a picture
+    assert [h.score <= 0.5 for h in one] == [True]
 
 
 def test_the_one_of_several_people_is_followed() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import pytest
 from media_pipeline.results import _moderation_judge as judging
 from media_pipeline.results import moderation as moderating
 from media_pipeline.storage.identities import Decisions
-from media_pipeline.storage.schemas import FACE_PERSONS
+from media_pipeline.storage.schemas import FACE_PERSONS, SPEAKER_VOICES
 from media_pipeline_tests._moderation_home import ONLY, STAGES, ModerationHome, moderation_home
 
 pytestmark = pytest.mark.slow  # DuckDB plans every rule anew in every home
@@ -137,6 +138,62 @@ def test_a_blocked_person_is_found_by_name_and_follows_who_is_who(
     assert home.verdicts() == {"a": "block", "b": "block", "c": "allow"}
     assert sorted(seen) == ["b", "c"]
     known.close()
+
+
+@pytest.mark.parametrize(
+    "sql",
+    [
+        "SELECT media_id, speaker AS found FROM transcript WHERE speaker = 'Anna'",
+        "SELECT media_id FROM transcript WHERE \"Speaker\" = 'Anna'",
+        "SELECT media_id FROM (SELECT * FROM transcript) AS said WHERE CAST(said AS VARCHAR) LIKE '%Anna%'",
+        "SELECT media_id FROM transcript WHERE list_contains([COLUMNS('^spea.*')], 'Anna')",
+        "SELECT media_id FROM speakers JOIN identities ON identity_id = voice_id WHERE name = 'Anna'",
+    ],
+)
+def test_a_voice_that_gets_a_name_is_judged_by_it(home: ModerationHome, sql: str) -> None:
+    def is_heard(media_id: str, voice: str) -> None:
+        span = {"media_id": media_id, "start_s": 0.0, "end_s": 5.0}
+        home.put("transcript", [media_id], [span | {"segment_index": 0, "text": "Guten Tag", "score": 0.9}])
+        home.put("speakers", [media_id], [span | {"turn_index": 0, "speaker": "S1"}])
+        turn = {"media_id": media_id, "speaker": "S1", "voice_id": voice}
+        home.tables.replace("speaker_voices", pa.Table.from_pylist([turn], schema=SPEAKER_VOICES), [media_id])
+
+    home.rule(
+        ONLY
+        + f"""\
+      - name: anna_speaks
+        severity: block
+        text: Anna is to be heard.
+        sql: >-
+          {sql}
+"""
+    )
+    home.add("a", "b")
+    home.tables.ensure("speaker_voices", SPEAKER_VOICES)
+    is_heard("a", "v1")
+    is_heard("b", "v2")
+    home.moderation().update(["a", "b"])
+    assert home.verdicts() == {"a": "allow", "b": "allow"}
+    with closing(Decisions.of(home.layout)) as known:
+        known.name("voice", "v1", "Anna", [])
+    update = home.moderation().update([])
+    assert home.verdicts() == {"a": "block", "b": "allow"}
+    assert update.blocked == ("a",)
+
+
+def test_rules_on_words_judge_nothing_anew_when_somebody_gets_a_name(
+    home: ModerationHome, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = tmp_path / "words.txt"
+    words.write_text("Bombe\n", encoding="utf-8")
+    home.add("a")
+    moderation = home.moderation(moderation={"blocked_words_file": words})
+    moderation.update(["a"])
+    seen = judged(home, monkeypatch)
+    with closing(Decisions.of(home.layout)) as known:
+        known.name("voice", "v1", "Anna", [])
+    moderation.update([])
+    assert seen == []
 
 
 def test_only_what_may_have_changed_is_judged(home: ModerationHome, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
 import stat
 import textwrap
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 from PIL import Image
 
+from media_pipeline.cli import main
 from media_pipeline.config import load_settings
 from media_pipeline.errors import UsageError
 from media_pipeline.execution.pipeline import Pipeline
 from media_pipeline.media.intake import Intake
+from media_pipeline.storage.identities import Decisions
 from media_pipeline.storage.moderation import ModerationStore
+from media_pipeline.storage.schemas import FACE_PERSONS
 from media_pipeline_tests._moderation_home import ONLY, ModerationHome, moderation_home
 
 EVERYTHING = (
@@ -250,3 +256,49 @@ def test_media_whose_run_was_cut_off_before_the_rules_are_judged_with_the_next_b
         assert row["verdict"] == "review"
     finally:
         pipeline.close()
+
+
+# -- whom rules look for --------------------------------------------------------------------------------------------
+
+
+def meet(home: ModerationHome, media_id: str, person: str) -> None:
+    track = {"media_id": media_id, "track_index": 0, "person_id": person}
+    home.tables.ensure("face_persons", FACE_PERSONS)
+    home.tables.replace("face_persons", pa.Table.from_pylist([track], schema=FACE_PERSONS), [media_id])
+
+
+def test_blocked_persons_whom_nobody_knows(home: ModerationHome) -> None:
+    given = {"blocked_persons": "max muster, Eva, P-00000001, P-00000002, P-00000003, P-00000004"}
+    assert len(home.moderation(moderation=given).unknown_persons()) == 6
+    assert home.moderation().unknown_persons() == []
+    meet(home, "a", "P-00000001")  # has no name
+    with closing(Decisions.of(home.layout)) as known:
+        known.name("person", "P-00000005", "Max Muster", [])
+        known.merge("person", "P-00000001", ["P-00000002"], [])
+        known.name("voice", "V-00000001", "Eva", [])  # heard, not seen
+        known.name("person", "P-00000004", "Otto", [])
+    assert home.moderation(moderation=given).unknown_persons() == ["Eva", "P-00000003"]
+
+
+@pytest.mark.slow
+def test_rules_check_and_list_name_them_and_go_on(
+    home: ModerationHome, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MEDIA_PIPELINE_MODERATION__BLOCKED_PERSONS", "Max Muser")
+
+    def said(*args: str) -> tuple[str, str]:
+        with pytest.raises(SystemExit) as ended:
+            main(["--home", str(home.layout.home), "rules", *args])
+        assert ended.value.code == 0
+        return capsys.readouterr()
+
+    cause = "MEDIA_PIPELINE_MODERATION__BLOCKED_PERSONS: nobody is known as 'Max Muser' yet; `media-pipeline persons`"
+    out, complaints = said("check")
+    assert "rules are right" in out
+    assert complaints.startswith(cause)
+    assert cause in said("list")[1]
+    (warning,) = json.loads(said("list", "--format", "json")[0])["warnings"]
+    assert warning.startswith(cause)
+    with closing(Decisions.of(home.layout)) as known:
+        known.name("person", "P-00000001", "Max Muser", [])
+    assert said("check")[1] == ""

@@ -150,6 +150,20 @@ def test_words_that_cannot_be_read_are_a_problem(home: ModerationHome, tmp_path:
     assert loaded(home, blocked_words_file=tmp_path / "latin.txt").problems
 
 
+def test_words_of_nothing_but_symbols_are_a_problem_beside_the_others(home: ModerationHome, tmp_path: Path) -> None:
+    file = tmp_path / "words.txt"
+    file.write_text("# signs\n🖕 # rude\nBombe\n$$$\n", "utf-8")
+    found = loaded(home, blocked_words_file=file)
+    cause = "'🖕' has neither letters nor digits and cannot be found (nor can 1 more); take it out"
+    assert [str(problem) for problem in found.problems] == [f"{file}:2: blocked words: {cause}"]
+    words = {active.parameters["blocked_words"] for active in found.rules if "blocked_words" in active.parameters}
+    assert words == {("Bombe",)}
+    file.write_text("🖕\n", "utf-8")
+    alone = loaded(home, blocked_words_file=file)
+    assert [problem.line for problem in alone.problems] == [1]
+    assert all(active.is_idle for active in alone.rules if "blocked_words" in active.parameters)
+
+
 def test_files_that_are_no_rule_files(tmp_path: Path) -> None:
     (tmp_path / "folder.yaml").mkdir()
     (tmp_path / "large.yaml").write_bytes(b"#" * 300_000)

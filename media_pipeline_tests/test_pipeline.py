@@ -131,6 +131,22 @@ def test_a_bad_file_fails_alone_and_blocks_only_itself(tmp_path: Path, pictures:
     assert sorted(rows["brightness"].to_pylist()) == pytest.approx([98, 125, 152], abs=3)
 
 
+def test_rows_of_frames_are_read_without_the_frames(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    seen = []
+
+    def look(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+        seen.extend((len(list(medium.frames)), sorted(medium.rows)) for medium in batch)
+        frames = [medium.rows["frames"] for medium in batch if "frames" in medium.rows]
+        rows = [{"media_id": row["media_id"], "brightness": row["pts_s"]} for t in frames for row in t.to_pylist()]
+        return pa.Table.from_pylist(rows, schema=SCHEMA)
+
+    use(spec(), spec("after", needs=("brightness",), run=look, reads_frame_times=True))
+    pipeline, keys = opened(tmp_path, pictures)
+    run_all(pipeline, keys)
+    assert seen == [(0, ["brightness", "frames"])] * 3
+    assert pipeline.tables.read("after")["brightness"].to_pylist() == [0.0] * 3
+
+
 def test_what_is_current_is_not_computed_again(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
     calls = []
 

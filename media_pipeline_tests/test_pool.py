@@ -291,6 +291,7 @@ PACKAGED = ModelChoice("packaged", "embedded", "0", Path(pa.__file__))
         (GPU_OCR, replace(PACKAGED, secret=SecretStr("x")), {}, True, "a key"),
         (scenes.ANALYZER, PACKAGED, {}, False, "scores of frames"),
         (summary.ANALYZER, PACKAGED, {}, False, "what ocr and transcript found"),
+        (replace(ocr.ANALYZER, reads_frame_times=True), PACKAGED, {}, False, "table of frames"),
     ],
 )  # fmt: skip
 def test_what_may_leave_this_machine(

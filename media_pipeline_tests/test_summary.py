@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
@@ -11,8 +12,10 @@ import pytest
 from media_pipeline.analyzers import text_embeddings
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import Medium
+from media_pipeline.analyzers._speech_windows import interpolated_words
 from media_pipeline.analyzers._summary_rank import centrality, choose_sentences, distinct
 from media_pipeline.analyzers._summary_sentences import sentences, split
+from media_pipeline.analyzers._vad import Span
 from media_pipeline.analyzers.summary import _MOST_SENTENCES, ANALYZER, Model, SummaryOptions, preview
 from media_pipeline.errors import ModelUnavailable
 from media_pipeline_tests._text_home import OCR, TRANSCRIPT, encoder
@@ -137,6 +140,49 @@ def test_words_tell_when_a_sentence_begins() -> None:
     first, second = sentences(None, table)
     assert (first.start_s, first.end_s) == pytest.approx((0.0, 1.4))
     assert (second.start_s, second.end_s) == pytest.approx((5.0, 8.0))
+
+
+def with_interpolated_words(text: str, start_s: float = 0.0, end_s: float = 8.0) -> pa.Table:
+    """One segment with words as `transcript` spreads them over it."""
+    span = Span(start_s, end_s)
+    words = [
+        {"word": word.text, "start_s": word.start_s, "end_s": word.end_s}
+        for word in interpolated_words(text, span, [span])
+    ]
+    kind = pa.list_(pa.struct([("word", pa.string()), ("start_s", pa.float64()), ("end_s", pa.float64())]))
+    return spoken([text], step_s=end_s, gap_s=0.0).append_column("words", pa.array([words], kind))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "今日は天気がとてもいいですね。明日は雨が降るでしょうか。",  # no space at all: one word
+        "今天天气非常好，我们出去走走。明天会不会下雨而且刮大风呢？ 后天我们再看看情况怎么样。",
+    ],
+)
+def test_sentences_that_end_within_a_word_share_the_time_by_their_length(text: str) -> None:
+    found = sentences(None, with_interpolated_words(text))
+    assert [s.text for s in found] == split(text)
+    for sentence in found:
+        at = text.index(sentence.text)
+        expected = (at * 8.0 / len(text), (at + len(sentence.text)) * 8.0 / len(text))
+        assert (sentence.start_s, sentence.end_s) == pytest.approx(expected)
+
+
+def test_whatever_is_said_its_sentences_follow_each_other_within_the_segment() -> None:
+    parts = ["Hallo", "z. B.", "3.", "Mai", "Dr.", "the end.", "Really?!", "好的今天天气非常好我们走。", "。", "!", "…",
+             "שלום", "مرحبا،", "a", "\u00a0", "»So ist das eben immer.«", "U.S.", "1.284,50", "ok...", ")", "\u2028",
+             '"Ja, das stimmt."', " ", " "]  # fmt: skip
+    random = Random(7)
+    several = 0
+    for _ in range(400):
+        text = random.choice(["", " "]).join(random.choices(parts, k=random.randint(1, 14)))
+        found = sentences(None, with_interpolated_words(text, end_s=6.0))
+        times = [at for sentence in found for at in (sentence.start_s, sentence.end_s)]
+        assert times == sorted(times), text
+        assert not times or 0.0 <= times[0] <= times[-1] <= 6.0 + 1e-9, text
+        several += len(found) > 1
+    assert several > 50
 
 
 def test_speech_without_punctuation_is_divided_at_pauses_and_speakers() -> None:

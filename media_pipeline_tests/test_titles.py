@@ -130,6 +130,19 @@ def test_a_mark_that_is_always_there_is_no_title() -> None:
     assert len(found([mark] * 20, max_s=60)) == 1
 
 
+@pytest.mark.parametrize(("gap_s", "readings"), [(24.0, 1), (24.0, 2), (31.0, 1), (120.0, 1)])
+def test_titles_of_films_whose_frames_lie_far_apart(gap_s: float, readings: int) -> None:
+    rows = found([[], [], *[CARD] * readings, [], []], gap_s=gap_s)
+
+    assert spans(rows) == [("title_card", "Die Reise\nnach Norden", 2 * gap_s, (2 + readings) * gap_s)]
+    assert found([CARD] * 20, gap_s=gap_s) == []  # that is the mark of the channel all the same
+
+
+@pytest.mark.parametrize(("readings", "is_title"), [(6, True), (7, False)])
+def test_where_frames_are_dense_all_the_time_until_the_end_counts(readings: int, is_title: bool) -> None:
+    assert bool(found([[], *[CARD] * readings, []], gap_s=5.0)) is is_title
+
+
 def test_what_flashes_by_is_no_title() -> None:
     assert found([[], CARD, []], gap_s=0.5) == []
     assert len(found([[], CARD, CARD, []], gap_s=0.5)) == 1

@@ -10,7 +10,8 @@ Three things are looked for, frame by frame and person by person, all measured i
 
 and counted by how long they last: `n` sampled frames in a row of one person are worth 1 - 2^-n of the mean evidence,
 so a single picture is never worth more than half and stays below the threshold of every shipped label. Frames that
-only repeat the one before (a still in a video) count once.
+only repeat the one before (a still in a video) count once. In a row is what lies at most 12 s apart, or twice the usual
+gap where frames are sampled further apart, as in films.
 
 Where CLIP has an opinion of the same frame, the two are combined as independent witnesses: their odds are multiplied.
 CLIP's word is bounded to [0.25, 0.9], so that it can confirm or weaken what the body shows, and not veto it.
@@ -36,7 +37,7 @@ from media_pipeline.analyzers._pose_points import Keypoints
 
 Point = npt.NDArray[np.float32]
 
-MAX_GAP_S = 12.0  # between two frames of one act: twice the longest gap of sampling by default
+_SAME_ACT_S = 12.0  # between two of its frames: twice the longest gap of sampling by default, and some more
 _SAME_PERSON_IOU = 0.3
 _SEEN = 0.5  # score from which a key point counts as visible
 _CLIP_BOUNDS = (0.25, 0.9)
@@ -68,12 +69,17 @@ class _Run:
             yield Held(frame_index, pts_s, self.evidence, worth * mean)
 
 
-def held_postures(poses: pa.Table) -> list[Held]:
-    """Postures in the rows of `poses` of one medium; per frame and kind the strongest."""
+def held_postures(poses: pa.Table, frames: pa.Table | None = None) -> list[Held]:
+    """Postures in the rows of `poses` of one medium; per frame and kind the strongest.
+
+    Args:
+        frames: rows of the table `frames`; None: they are not known, and no further apart than by default
+    """
+    max_gap_s = _max_gap_s(frames)
     open_runs: list[_Run] = []
     done: list[_Run] = []
     for pts_s, people in _by_frame(poses):
-        going_on = [run for run in open_runs if pts_s - run.frames[-1][1] <= MAX_GAP_S]
+        going_on = [run for run in open_runs if pts_s - run.frames[-1][1] <= max_gap_s]
         done += [run for run in open_runs if run not in going_on]
         open_runs = _continue(going_on, people, done)
     strongest: dict[tuple[int, PoseEvidence], Held] = {}
@@ -108,6 +114,14 @@ def evidence_of(body: Keypoints) -> dict[PoseEvidence, float]:
 
 
 # ---------------------------------------------------------------------- frame after frame
+
+
+def _max_gap_s(frames: pa.Table | None) -> float:
+    """The longest time between two frames of one act."""
+    times = frames["pts_s"].drop_null().to_numpy() if frames is not None else np.empty(0)
+    if len(times) < 2:
+        return _SAME_ACT_S
+    return max(_SAME_ACT_S, 2 * float(np.median(np.diff(np.sort(times)))))
 
 
 def _by_frame(poses: pa.Table) -> Iterator[tuple[float, list[Mapping[str, Any]]]]:

@@ -96,7 +96,8 @@ class Medium:
     # where the analyzer does not say that it `reads_scores`.
     frame_scores: pa.Table | None = None
     duration_s: float | None = None
-    rows: Mapping[str, pa.Table] = field(default_factory=dict)  # rows of the analyzers named in `needs`
+    # Rows of the analyzers named in `needs`, and of the table `frames` where the analyzer `reads_frame_times`.
+    rows: Mapping[str, pa.Table] = field(default_factory=dict)
 
     @property
     def frame_count(self) -> int:
@@ -143,6 +144,8 @@ class AnalyzerSpec:
     # Whether, with this model, what `load` opens for the device "cuda" computes on the GPU; None: it never does.
     uses_gpu: Callable[[ModelChoice], bool] | None = None
     reads_scores: bool = False  # whether run() reads `Medium.frame_scores`, which never leave this machine
+    # Whether run() gets the rows of the table `frames`: when frames were sampled, with nothing decoded for it.
+    reads_frame_times: bool = False
     gpu_batch_media: int | None = None  # media per call of run() on a GPU, where more is quicker; None: as everywhere
 
     def __post_init__(self) -> None:

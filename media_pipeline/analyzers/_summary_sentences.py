@@ -114,12 +114,14 @@ def _pieces(segment: Mapping[str, Any]) -> Iterator[_Piece]:
 
 def _times(segment: Mapping[str, Any], text: str, spans: Sequence[tuple[int, int]]) -> Iterator[tuple[float, float]]:
     """When these parts of a segment's text are said: by the times of its words where there are as many as in the
-    text, else by their share of its characters."""
+    text and each part begins with one (in Chinese and Japanese sentences end within what has no spaces), else by
+    their share of its characters."""
     first_s, last_s = float(segment["start_s"]), float(segment["end_s"])
     words = segment.get("words") or []
     begins = [match.start() for match in _WORD.finditer(text)]
+    has_times = len(words) == len(begins) and {start for start, _ in spans} <= set(begins)
     for start, end in spans:
-        if len(words) == len(begins):
+        if has_times:
             start_s = words[bisect_left(begins, start)]["start_s"]
             end_s = words[bisect_left(begins, end) - 1]["end_s"]
         else:

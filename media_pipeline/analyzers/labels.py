@@ -36,7 +36,7 @@ from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Medium, ModelChoice, Options
 from media_pipeline.errors import ModelUnavailable
 
-VERSION = "1"
+_CAPTIONS = "1"  # raised when captions are read or kept in another way
 SCHEMA = pa.schema(
     [
         ("media_id", pa.string()),
@@ -103,7 +103,7 @@ def choose(options: LabelsOptions, store: ModelStore) -> LabelsChoice:
         asked_for = store.tier == "embedded"
         return LabelsChoice("postures", "embedded", digest, warning=None if asked_for else warning, sets=sets)
     digest = hashlib.sha256(f"{clip.digest} {digest}".encode()).hexdigest()
-    captions = store.root / ".captions" / f"{VERSION}-{digest[:24]}.npz"
+    captions = store.root / ".captions" / f"{_CAPTIONS}-{digest[:24]}.npz"
     return LabelsChoice(clip.name, clip.tier, digest, clip.path, sets=sets, clip=clip, captions=captions)
 
 
@@ -140,7 +140,7 @@ def run(model: Labeller, batch: Batch, options: LabelsOptions) -> pa.Table:
 def _medium_rows(model: Labeller, medium: Medium, options: LabelsOptions) -> Iterator[Row]:
     times, seen = _by_clip(model, medium)
     poses = medium.rows.get("poses")
-    postures = held_postures(poses) if poses is not None and options.pose_evidence else []
+    postures = held_postures(poses, medium.rows.get("frames")) if poses is not None and options.pose_evidence else []
     times |= {held.frame_index: held.pts_s for held in postures}
     for one in model.sets:
         for label in one.labels:
@@ -210,7 +210,7 @@ def preview(table: pa.Table) -> str:
 
 ANALYZER = AnalyzerSpec(
     name="labels",
-    version=VERSION,
+    version="2",
     needs=("image_embeddings", "poses"),
     schema=SCHEMA,
     options=LabelsOptions,
@@ -221,4 +221,5 @@ ANALYZER = AnalyzerSpec(
     batch_media=16,
     preview=preview,
     compute_kind="torch",
+    reads_frame_times=True,
 )

@@ -20,7 +20,7 @@ from media_pipeline.errors import CorruptMedia
 SCHEMA = pa.schema(
     [
         ("media_id", pa.string()),
-        ("scene_index", pa.int32()),
+        ("scene_index", pa.int32()),  # not that of `frames`: frames lie in the scene that their time is in
         pa.field("start_s", pa.float64(), metadata={"unit": "s"}),
         pa.field("end_s", pa.float64(), metadata={"unit": "s"}),
         ("start_frame", pa.int64()),  # number of the frame in its video, from 0

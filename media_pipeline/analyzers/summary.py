@@ -167,7 +167,7 @@ def preview(rows: pa.Table) -> str:
 
 ANALYZER = AnalyzerSpec(
     name="summary",
-    version="1",
+    version="2",
     needs=("ocr", "transcript"),
     schema=SCHEMA,
     options=SummaryOptions,

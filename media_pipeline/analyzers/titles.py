@@ -6,8 +6,9 @@ In videos (heights and places are shares of the frame, all but the smallest are 
     lower third   at most 3 lines below each other, all of them below 55 % of the height, each at most 60 % wide and 9 %
                   high; at most 6 other lines in the frame.
     Both          stay for at least 1.5 s or two sampled frames, and for at most 30 s: what stays longer is the name of
-                  the channel. Readings whose characters agree to 75 % are one title; OCR may miss it in one frame.
-                  It ends where the next sampled frame no longer shows it, so ends are as exact as frames are dense.
+                  the channel; of the time after the last frame that shows it 5 s count, however far the next one is.
+                  Readings whose characters agree to 75 % are one title; OCR may miss it in one frame. It ends where the
+                  next sampled frame no longer shows it, so ends are as exact as frames are dense.
     Neither       centred lines low in the frame where three different texts stand one after the other: subtitles.
                   Slides full of text.
 In pictures a title card is as above, or else the heading of a slide or page, both without times: what is 1.3 times as
@@ -30,6 +31,10 @@ from pydantic import Field
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, Frame, Medium, ModelChoice
 from media_pipeline.analyzers._title_blocks import Block, Line, Rules, heading, lines_of, lower_thirds, title_card
 from media_pipeline.analyzers._title_spans import spans_of, without_subtitles
+
+# The longest gap of sampling by default. Between the frames of a film, which lie further apart, a title may be gone for
+# most of the time until its end.
+_UNSEEN_S = 5.0
 
 _PIXELS = {"unit": "px of the displayed picture"}
 SCHEMA = pa.schema(
@@ -95,7 +100,7 @@ def _of_video(medium: Medium, options: TitlesOptions) -> Iterator[dict[str, Any]
         if span.best[1].score < options.min_score:
             continue
         stays = end_s - start_s >= options.min_s or len(span.readings) > 1
-        if stays and end_s - start_s <= options.max_s:
+        if stays and min(end_s, places[span.last][1] + _UNSEEN_S) - start_s <= options.max_s:
             position, block = span.best
             frame_index, _, width, height = places[position]
             yield {"start_s": start_s, "end_s": end_s, **_row(block, frame_index, width, height)}
@@ -142,7 +147,7 @@ def preview(rows: pa.Table) -> str:
 
 ANALYZER = AnalyzerSpec(
     name="titles",
-    version="1",
+    version="2",
     needs=("frames", "ocr"),
     schema=SCHEMA,
     options=TitlesOptions,

@@ -20,6 +20,7 @@ from media_pipeline.wording import printable
 
 if TYPE_CHECKING:
     from media_pipeline.results._moderation_rules import RuleSet
+    from media_pipeline.results.moderation import Moderation
 
 _SUFFIXES = (".yaml", ".yml")
 _FORMAT = click.option("--format", "format_", type=click.Choice(["table", "json"]), default="table", show_default=True)
@@ -35,7 +36,8 @@ def rules() -> None:
 @click.pass_obj
 def list_rules(app: App, format_: str) -> None:
     """The rules in force, and those that have nothing to look for."""
-    found = app.pipeline.moderation.rules()
+    moderation = app.pipeline.moderation
+    found, warnings = moderation.rules(), _warnings(moderation)
     facts = [
         {
             "rule": active.rule.name,
@@ -49,26 +51,30 @@ def list_rules(app: App, format_: str) -> None:
         for active in found.rules
     ]
     if format_ == "json":
-        print_json({"version": found.version, "rules": facts, "problems": [str(p) for p in found.problems]})
+        problems = [str(problem) for problem in found.problems]
+        print_json({"version": found.version, "rules": facts, "problems": problems, "warnings": warnings})
     else:
         headings = ("RULE", "SEVERITY", "THRESHOLD", "NEEDS", "STATE", "TEXT")
         rows = [[_cell(fact[name.lower()]) for name in headings] for fact in facts]
         print_table(headings, rows, wraps="TEXT", right=("THRESHOLD",))
         click.echo(f"rules version {found.version}", err=True)
-        _print_problems(found)
+        _print_complaints(found, warnings)
 
 
 @rules.command()
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.pass_context
 def check(context: click.Context, files: tuple[Path, ...]) -> None:
-    """Check rule files, or the rules in force; each complaint names file and line. Exit 1 when something is wrong."""
+    """Check rule files, or the rules in force; each complaint names file and line. Exit 1 when something is wrong.
+
+    Blocked persons whom nobody knows are named too. They are no mistake: a name may be given later.
+    """
     from media_pipeline.results._moderation_files import read_files
 
     app: App = context.obj
     moderation = app.pipeline.moderation
     found = moderation.rules_of(*read_files(list(files))) if files else moderation.rules()
-    _print_problems(found)
+    _print_complaints(found, _warnings(moderation))
     if found.problems:
         context.exit(1)
     idle = sum(active.is_idle for active in found.rules)
@@ -136,9 +142,16 @@ def _right(found: RuleSet, what: str) -> RuleSet:
     return found
 
 
-def _print_problems(found: RuleSet) -> None:
-    for problem in found.problems:
-        click.echo(printable(str(problem)), err=True)
+def _warnings(moderation: Moderation) -> list[str]:
+    """What may be meant as it is."""
+    setting = "MEDIA_PIPELINE_MODERATION__BLOCKED_PERSONS"
+    remedy = "`media-pipeline persons` lists who is known"
+    return [f"{setting}: nobody is known as {given!r} yet; {remedy}" for given in moderation.unknown_persons()]
+
+
+def _print_complaints(found: RuleSet, warnings: list[str]) -> None:
+    for complaint in (*found.problems, *warnings):
+        click.echo(printable(str(complaint)), err=True)
 
 
 def _cell(value: object) -> str:

@@ -37,6 +37,8 @@ def may_leave(
         return f"it reads what {' and '.join(spec.upstream_analyzers)} found, which stays here"
     if spec.reads_scores:
         return "it reads the scores of frames, which stay here"
+    if spec.reads_frame_times:
+        return "it reads the table of frames, which stays here"
     if choice.secret is not None:
         return "it uses a key, which stays here"
     if choice.path is not None and not _is_known(choice.path, settings):

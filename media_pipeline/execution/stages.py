@@ -240,11 +240,8 @@ class AnalyzerStage:
         )
 
     def _upstream_rows(self, media_ids: list[str]) -> dict[str, dict[str, pa.Table]]:
-        return {
-            name: by_medium(self._tables.read(name, media_ids))
-            for name in self.spec.upstream_analyzers
-            if self._tables.exists(name)
-        }
+        names = (*self.spec.upstream_analyzers, *(["frames"] if self.spec.reads_frame_times else []))
+        return {name: by_medium(self._tables.read(name, media_ids)) for name in names if self._tables.exists(name)}
 
     def _inputs(
         self, todo: list[KnownMedium], rows: dict[str, dict[str, pa.Table]], settled: list[Result]

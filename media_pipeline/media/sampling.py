@@ -4,7 +4,8 @@ Without cuts they come after 0.5, 1.5, 3.5, 7.5, ... s until the gap is the long
 on the length, so that a copy that was cut shorter still shares frames with the whole, as finding duplicates needs.
 Everything here sees each frame once, in order, and holds a handful of frames at most, whatever the length.
 The cut detector is PySceneDetect's AdaptiveDetector with its defaults (Breakthrough/PySceneDetect,
-scenedetect/detectors/adaptive_detector.py), so that `scenes` comes to the same shots from the stored scores.
+scenedetect/detectors/adaptive_detector.py): a shot has at least 15 frames. `scenes` goes by the stored scores and by
+seconds, at least 0.6, so the two count the same shots at 25 frames per second only.
 """
 
 from __future__ import annotations

@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 
 from media_pipeline.config import Moderation, SqlLimits
 from media_pipeline.errors import QueryRejected, UsageError
+from media_pipeline.results._identity_kinds import PERSONS
+from media_pipeline.results._identity_known import present
 from media_pipeline.results._moderation_files import (
     SHIPPED,
     Parsed,
@@ -28,6 +32,7 @@ from media_pipeline.storage.catalog import JUDGEMENTS, Catalog, Scope
 from media_pipeline.storage.identities import Decisions
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.query import Asker, QueryWrong, asking, names_in
+from media_pipeline.storage.tables import Tables
 
 Value = float | str | tuple[str, ...]
 
@@ -226,7 +231,22 @@ def _words(settings: Moderation, problems: list[Problem]) -> tuple[str, ...]:
     except (OSError, UnicodeDecodeError, UsageError) as error:
         problems.append(Problem(str(path), None, f"blocked words: {error}"))
         return ()
-    return words
+    problems.extend(_never_found(path, lines))
+    return tuple(word for word in words if _can_be_found(word))
+
+
+def _never_found(path: Path, lines: Sequence[str]) -> Iterator[Problem]:
+    """The first line that is nothing but symbols, and how many more there are."""
+    numbers = [number for number, line in enumerate(lines, 1) if line and not _can_be_found(line)]
+    if numbers:
+        more = f" (nor can {len(numbers) - 1:,} more)" if len(numbers) > 1 else ""
+        cause = f"{lines[numbers[0] - 1]!r} has neither letters nor digits and cannot be found{more}; take it out"
+        yield Problem(str(path), numbers[0], f"blocked words: {cause}")
+
+
+def _can_be_found(word: str) -> bool:
+    """Whether `found_word` has anything to go by."""
+    return any(unicodedata.category(character)[0] in "LN" for character in word)
 
 
 def _persons(settings: Moderation, layout: Layout) -> tuple[str, ...]:
@@ -236,6 +256,19 @@ def _persons(settings: Moderation, layout: Layout) -> tuple[str, ...]:
     with closing(Decisions.of(layout)) as known:
         found = {known.named("person", given) or known.current("person", given) for given in settings.persons}
     return tuple(sorted(found))
+
+
+def unknown_persons(settings: Moderation, layout: Layout, tables: Tables) -> list[str]:
+    """Blocked persons, as the settings call them, whom nobody knows: names that are to come, or misspelt."""
+    with closing(Decisions.of(layout)) as decisions:
+        ids = {
+            given: decisions.current("person", given)
+            for given in settings.persons
+            if decisions.named("person", given) is None
+        }
+        known = decisions.known("person", list(ids.values()))
+    known |= present(tables, PERSONS, set(ids.values()) - known)
+    return [given for given, person_id in ids.items() if person_id not in known]
 
 
 def _version(files: Sequence[Parsed], rules: Sequence[ActiveRule], problems: Sequence[Problem]) -> str:

@@ -26,13 +26,14 @@ from media_pipeline.errors import UsageError
 from media_pipeline.results._moderation_backtest import Backtest, backtest
 from media_pipeline.results._moderation_files import Problem, Source
 from media_pipeline.results._moderation_judge import RANK, judge
-from media_pipeline.results._moderation_rules import RuleSet, load_rules, rules_from
+from media_pipeline.results._moderation_rules import ActiveRule, RuleSet, load_rules, rules_from, unknown_persons
 from media_pipeline.results._moderation_verdicts import TABLE, Verdicts
 from media_pipeline.results.alerts import channels, deliver
 from media_pipeline.storage._media_index import media_in
-from media_pipeline.storage.catalog import Catalog
+from media_pipeline.storage.catalog import IDENTITIES, Catalog
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.moderation import Action, Decision, ModerationStore
+from media_pipeline.storage.query import names_in
 from media_pipeline.storage.schemas import MODERATION
 from media_pipeline.storage.tables import Tables
 
@@ -91,6 +92,10 @@ class Moderation:
         """The rules in force now."""
         settings = self._settings
         return load_rules(self._catalog, self._layout, settings.moderation, settings.sql, self._analyzers)
+
+    def unknown_persons(self) -> list[str]:
+        """Blocked persons, as the settings call them, whom nobody knows yet."""
+        return unknown_persons(self._settings.moderation, self._layout, self._tables)
 
     def rules_of(self, sources: Sequence[Source], unread: Sequence[Problem] = ()) -> RuleSet:
         """The shipped rules with these files in the place of the user's."""
@@ -176,8 +181,8 @@ class Moderation:
         """Of everything that verdicts of all media depend on."""
         settings = self._settings.moderation
         parts = [rules.version, settings.unchecked, str(settings.max_evidence)]
-        if any(active.views & {"persons", "voices"} for active in rules.judging):
-            parts.append(str(self._catalog.provided("identities").sort_by("identity_id").to_pylist()))
+        if any(_tells_names(active) for active in rules.judging):
+            parts.append(str(self._catalog.provided(IDENTITIES).sort_by("identity_id").to_pylist()))
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def _identified_files(self, rules: RuleSet) -> dict[str, str]:
@@ -258,6 +263,15 @@ class Moderation:
         with self._lock:
             self._tables.ensure(TABLE, MODERATION)
             yield
+
+
+def _tells_names(active: ActiveRule) -> bool:
+    """Whether a rule may go by what people are called. In `transcript` only the column `speaker` says so: rules that
+    look for words there should not judge all media anew because somebody got a name."""
+    if active.views & {"persons", "voices", IDENTITIES}:
+        return True
+    sql = active.rule.sql
+    return "transcript" in active.views and ("*" in sql or not names_in(sql).isdisjoint({"speaker", "columns"}))
 
 
 def _person(by: str) -> str:

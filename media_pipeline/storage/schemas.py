@@ -67,7 +67,7 @@ FRAMES = pa.schema(
         ("pts_s", pa.float64()),
         ("width", pa.int32()),  # pixels as displayed
         ("height", pa.int32()),
-        ("scene_index", pa.int32()),
+        ("scene_index", pa.int32()),  # as the sampler counts shots; those of `scenes` are found by their times
         ("phash", pa.string()),  # 64-bit DCT perceptual hash, 16 hex digits
     ]
 )
