@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from media_pipeline.analyzers import ocr
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers.ocr import ANALYZER, OcrOptions
+from media_pipeline.errors import ModelUnavailable
 from media_pipeline_tests._ocr_pages import PictureFrame, character_error_rate, read, slide, texts, word_recall
 
 SHARED = Path(__file__).parents[2] / "shared" / "media"
@@ -103,3 +104,18 @@ def test_paddleocr_reads_offline_from_the_packaged_weights(
     with_folder = ANALYZER.choose(OcrOptions(engine="paddleocr", model=str(choice.path)), store)
     assert with_folder.tier == "standard"
     assert ocr.ANALYZER.fingerprint(with_folder, options) != ocr.ANALYZER.fingerprint(choice, options)
+
+
+def test_paddleocr_says_which_folder_it_cannot_use(store: ModelStore, tmp_path: Path) -> None:
+    options = OcrOptions(engine="paddleocr", model=str(tmp_path))
+    for part in ("det", "rec"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "inference.onnx").write_bytes(b"no network")
+        (tmp_path / part / "inference.yml").write_text("PostProcess: {}\n")
+    choice = ANALYZER.choose(options, store)
+    with pytest.raises(ModelUnavailable, match=rf"cannot use {tmp_path}: KeyError: 'Global'; set the engine"):
+        ANALYZER.load(choice, "cpu", options)
+    for part in ("det", "rec"):
+        (tmp_path / part / "inference.yml").write_text(f"Global: {{model_name: PP-OCRv5_mobile_{part}}}\n")
+    with pytest.raises(ModelUnavailable, match=rf"cannot use {tmp_path}: "):
+        ANALYZER.load(choice, "cpu", options)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -99,6 +100,21 @@ def test_a_folder_without_a_tokenizer_is_refused_before_it_asks_the_network(tmp_
     (tmp_path / "model.bin").touch()
     with pytest.raises(ModelUnavailable, match=re.escape("config.json, tokenizer.json, vocabulary.* missing")):
         ANALYZER.choose(TranscriptOptions(model=str(tmp_path)), store(tmp_path / "store"))
+
+
+@pytest.mark.slow
+def test_damaged_weights_are_named_with_what_is_wrong(random_whisper: Loaded, tmp_path: Path) -> None:
+    whole = Path(random_whisper[1].model)
+    for damaged in ("model.bin", "tokenizer.json"):
+        folder = tmp_path / f"without the end of {damaged}"
+        shutil.copytree(whole, folder)
+        (folder / damaged).write_bytes((whole / damaged).read_bytes()[:-5000])
+        options = TranscriptOptions(model=str(folder))
+        choice = ANALYZER.choose(options, store(tmp_path / "store"))
+        with pytest.raises(ModelUnavailable) as caught:
+            ANALYZER.load(choice, "cpu", options)
+        assert f"{folder} cannot be opened as a Whisper model" in caught.value.cause
+        assert "MEDIA_PIPELINE_OPTIONS__TRANSCRIPT__MODEL" in (caught.value.remedy or "")
 
 
 def test_threads_do_not_change_the_fingerprint_and_the_beam_does(tmp_path: Path) -> None:

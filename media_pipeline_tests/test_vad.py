@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from media_pipeline.analyzers import _packaged
 from media_pipeline.analyzers._speech_windows import (
     WINDOW_S,
     Window,
@@ -15,12 +18,23 @@ from media_pipeline.analyzers._speech_windows import (
 )
 from media_pipeline.analyzers._vad import WINDOW_S as PROBABILITY_S
 from media_pipeline.analyzers._vad import Gate, SileroVad, Span, _raw_spans
+from media_pipeline.errors import ModelUnavailable
 from media_pipeline_tests._sound import RATE, SHARED, Sound, needs_media, noise, shared_sound, silence, tone, vowels
 
 
 @pytest.fixture(scope="module")
 def vad() -> SileroVad:
     return SileroVad()
+
+
+def test_a_detector_that_cannot_be_opened_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "assets").mkdir()
+    monkeypatch.setattr(_packaged, "find_spec", lambda _name: SimpleNamespace(submodule_search_locations=[tmp_path]))
+    with pytest.raises(ModelUnavailable, match=r"has no assets/silero_vad_v6\.onnx; install the package"):
+        SileroVad()
+    (tmp_path / "assets" / "silero_vad_v6.onnx").write_bytes(b"half of it")
+    with pytest.raises(ModelUnavailable, match=r"silero_vad_v6\.onnx cannot be run.*; install the package"):
+        SileroVad()
 
 
 def test_speech_is_found_where_it_is(vad: SileroVad) -> None:

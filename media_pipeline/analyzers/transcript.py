@@ -101,6 +101,11 @@ def choose(options: TranscriptOptions, store: ModelStore) -> ModelChoice:
 
 
 def load(choice: ModelChoice, device: str, options: TranscriptOptions) -> Model:
+    """The recogniser and the voice detector before it.
+
+    Raises:
+        ModelUnavailable: one of them cannot be opened, and why.
+    """
     if choice.path is None:
         return Model(SileroVad(), Sphinx())
     return Model(SileroVad(), Whisper(choice.path, device, options.beam_size, options.threads))
