@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from media_pipeline.analyzers import ocr
+from media_pipeline.analyzers import _ocr_paddle, _ocr_weights, ocr
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers.ocr import ANALYZER, OcrOptions
 from media_pipeline.errors import ModelUnavailable
@@ -119,3 +119,16 @@ def test_paddleocr_says_which_folder_it_cannot_use(store: ModelStore, tmp_path: 
         (tmp_path / part / "inference.yml").write_text(f"Global: {{model_name: PP-OCRv5_mobile_{part}}}\n")
     with pytest.raises(ModelUnavailable, match=rf"cannot use {tmp_path}: "):
         ANALYZER.load(choice, "cpu", options)
+
+
+def test_packaged_weights_of_the_same_size_replace_those_of_an_older_release(tmp_path: Path) -> None:
+    packaged = _ocr_weights.packaged_folder()
+    _ocr_paddle.write_paddle_folder(tmp_path, packaged)
+    weights, _ = _ocr_weights.paddle_files(tmp_path, "det")
+    whole = weights.read_bytes()
+    weights.write_bytes(b"\0" * len(whole))
+    _ocr_paddle.write_paddle_folder(tmp_path, packaged)
+    assert weights.read_bytes() == whole
+    written = weights.stat().st_mtime_ns
+    _ocr_paddle.write_paddle_folder(tmp_path, packaged)
+    assert weights.stat().st_mtime_ns == written

@@ -102,7 +102,7 @@ def write_paddle_folder(folder: Path, packaged: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if path.is_file() and path.stat().st_size == len(content):
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_bytes(content)
