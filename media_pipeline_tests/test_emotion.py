@@ -13,7 +13,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pytest
 
-from media_pipeline.analyzers import _emotion_voice
+from media_pipeline.analyzers import _emotion_voice, _vad
 from media_pipeline.analyzers._emotion_face import LABELS, FaceEmotion, cut_face, points_of
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._onnx_graph import INT64, OnnxGraph
@@ -445,6 +445,17 @@ def test_the_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     voice_folder(folder, {0: "neu", 1: "sad"})
     other = ANALYZER.choose(options, store(tmp_path / "models"))
     assert len({faces.digest, both.digest, other.digest}) == 3
+
+
+def test_the_voice_detector_is_part_of_the_fingerprint_where_voices_are_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (EmotionOptions(), EmotionOptions(voice_model=str(voice_folder(tmp_path / "ser"))))
+    before = [ANALYZER.choose(options, store(tmp_path / "models")).digest for options in asked]
+    (tmp_path / "other.onnx").write_bytes(b"another detector")
+    monkeypatch.setattr(_vad, "weights_file", lambda: tmp_path / "other.onnx")
+    after = [ANALYZER.choose(options, store(tmp_path / "models")).digest for options in asked]
+    assert (after[0] == before[0], after[1] == before[1]) == (True, False)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from media_pipeline.analyzers import _vad
+from media_pipeline.analyzers._packaged import sha256_of
 from media_pipeline.analyzers._speaker_clusters import centroids_of
 from media_pipeline.analyzers._speaker_turns import turns_of
 from media_pipeline.analyzers._speaker_windows import Windows
@@ -21,7 +23,16 @@ from media_pipeline.analyzers._speech_channels import speech_of
 from media_pipeline.analyzers._vad import Gate, SileroVad, Span
 from media_pipeline.analyzers._voice_encoder import normalised
 from media_pipeline.analyzers._voice_identity import same_voice_cosine
-from media_pipeline.analyzers.speakers import ANALYZER, Model, SpeakersOptions, choose, embed_sample, load, preview
+from media_pipeline.analyzers.speakers import (
+    ANALYZER,
+    Model,
+    SpeakersOptions,
+    choose,
+    embed_sample,
+    fingerprint,
+    load,
+    preview,
+)
 from media_pipeline.errors import ModelUnavailable
 from media_pipeline_tests._sound import Sound, medium, needs_media, noise, shared_sound, silence, tone, vowels
 from media_pipeline_tests._voices import MAN, WOMAN, model, say, store, write_x_vector
@@ -71,6 +82,20 @@ def test_a_network_is_given_as_file_or_folder(tmp_path: Path) -> None:
         choose(SpeakersOptions(model=str(tmp_path)), store(tmp_path / "store"))
     with pytest.raises(ModelUnavailable):
         choose(SpeakersOptions(model=str(tmp_path / "missing.onnx")), store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_another_voice_detector_makes_results_stale_but_voices_stay_comparable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    model = str(write_x_vector(tmp_path / "voices.onnx")) if given else None
+    asked = (SpeakersOptions(model=model), SpeakersOptions(model=model, speech_gate=False))
+    before = [choose(options, store(tmp_path)) for options in asked]
+    (tmp_path / "other.bin").write_bytes(b"another detector")
+    monkeypatch.setattr(_vad, "weights_file", lambda: tmp_path / "other.bin")
+    after = [choose(options, store(tmp_path)) for options in asked]
+    assert [b.digest == a.digest for b, a in zip(before, after, strict=True)] == [False, True]
+    assert len({fingerprint(choice) for choice in (*before, *after)}) == 1
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:
@@ -247,10 +272,11 @@ def test_a_short_word_has_no_vector() -> None:
 
 @pytest.mark.slow
 def test_a_given_network_names_itself(tmp_path: Path) -> None:
-    options = SpeakersOptions(model=str(write_x_vector(tmp_path / "voices.onnx")))
+    file = write_x_vector(tmp_path / "voices.onnx")
+    options = SpeakersOptions(model=str(file))
     choice = choose(options, store(tmp_path / "store"))
     rows = speakers(conversation((MAN, 0), (WOMAN, 1))[0], options, load(choice, "cpu", options))
-    assert {row["model"] for row in rows} == {f"voices@{choice.digest[:12]}"}
+    assert {row["model"] for row in rows} == {fingerprint(choice)} == {f"voices@{sha256_of(file)[:12]}"}
     assert {len(row["embedding"]) for row in rows if row["embedding"]} == {16}
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from media_pipeline.analyzers import _speech_whisper, transcript
+from media_pipeline.analyzers import _speech_whisper, _vad, transcript
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._speech_windows import Segment, Window
 from media_pipeline.analyzers._vad import SileroVad, Span
@@ -100,6 +100,38 @@ def test_a_folder_without_a_tokenizer_is_refused_before_it_asks_the_network(tmp_
     (tmp_path / "model.bin").touch()
     with pytest.raises(ModelUnavailable, match=re.escape("config.json, tokenizer.json, vocabulary.* missing")):
         ANALYZER.choose(TranscriptOptions(model=str(tmp_path)), store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_the_voice_detector_is_part_of_the_model_where_it_decides_what_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    given = {"model": str(folder_like_whisper(tmp_path / "whisper"))} if language == "de" else {}
+    for speech_gate in (True, False):
+        options = TranscriptOptions(language=language, speech_gate=speech_gate, **given)
+        before = ANALYZER.choose(options, store(tmp_path)).digest
+        with monkeypatch.context() as patch:
+            (tmp_path / "other.onnx").write_bytes(b"another detector")
+            patch.setattr(_vad, "weights_file", lambda: tmp_path / "other.onnx")
+            assert (ANALYZER.choose(options, store(tmp_path)).digest != before) is speech_gate
+        assert ANALYZER.choose(options, store(tmp_path)).digest == before
+
+
+def test_another_faster_whisper_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TranscriptOptions(model=str(folder_like_whisper(tmp_path / "whisper")))
+    before = ANALYZER.choose(options, store(tmp_path / "store"))
+    monkeypatch.setattr(transcript, "version", lambda package: f"2.0 of {package}")
+    after = ANALYZER.choose(options, store(tmp_path / "store"))
+    assert (after.name, after.path) == (before.name, before.path)
+    assert after.digest != before.digest
+
+
+def folder_like_whisper(folder: Path) -> Path:
+    """What `choose` looks for, and nothing that could be opened."""
+    folder.mkdir()
+    for name in (*_speech_whisper.REQUIRED_FILES, "vocabulary.txt"):
+        (folder / name).touch()
+    return folder
 
 
 @pytest.mark.slow

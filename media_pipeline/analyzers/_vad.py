@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from media_pipeline.analyzers._onnx import open_session
-from media_pipeline.analyzers._packaged import packaged_file
+from media_pipeline.analyzers._packaged import packaged_file, sha256_of
 from media_pipeline.analyzers._spec import Audio, Samples
 from media_pipeline.errors import ModelUnavailable
 
@@ -88,6 +88,15 @@ def weights_file() -> Path:
     ModelUnavailable: the package faster-whisper is not installed, or has no such file.
     """
     return packaged_file("faster_whisper", "assets/silero_vad_v6.onnx", _REMEDY)
+
+
+def detector_digest() -> str:
+    """Names the weights: other ones hear speech elsewhere.
+
+    Raises:
+        ModelUnavailable: there are none.
+    """
+    return sha256_of(weights_file())
 
 
 def _whole_windows(audio: Audio) -> Iterator[Samples]:
