@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from media_pipeline.analyzers import _emotion_voice, _vad
 from media_pipeline.analyzers._emotion_face import LABELS, FaceEmotion, cut_face, points_of
@@ -496,6 +497,11 @@ def test_labels_share_the_words_of_the_face(tmp_path: Path) -> None:
     labels = dict(enumerate(["ANG", "happiness", "Sadness", "fearful", "disgusted", "surprised", "NEU", "calm"]))
     _, words, _ = _emotion_voice.find_weights(voice_folder(tmp_path / "ser", labels))
     assert words == ("angry", "happy", "sad", "fear", "disgust", "surprise", "neutral", "calm")
+
+
+def test_windows_too_short_to_hear_anything_in_are_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        EmotionOptions(window_s=0.05)
 
 
 def test_it_says_that_it_is_experimental() -> None:

@@ -85,6 +85,15 @@ def test_a_wanted_embedded_tier_is_no_warning(tmp_path: Path) -> None:
     assert ANALYZER.choose(TranscriptOptions(language="en"), store(tmp_path, "embedded")).warning is None
 
 
+@pytest.mark.parametrize("language", ["auto", "de"])
+def test_in_the_embedded_tier_it_is_the_tier_that_is_to_change(tmp_path: Path, language: str) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        ANALYZER.choose(TranscriptOptions(language=language), store(tmp_path, "embedded"))
+    assert caught.value.cause.startswith("the tier is embedded") and f"set to {language}" in caught.value.cause
+    assert "set MEDIA_PIPELINE_TIER to auto and run" in (caught.value.remedy or "")
+    assert "not on this machine" not in str(caught.value)
+
+
 def test_the_standard_tier_takes_no_draft(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="models pull faster-whisper-small"):
         ANALYZER.choose(TranscriptOptions(language="en"), store(tmp_path, "standard"))

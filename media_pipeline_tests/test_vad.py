@@ -186,3 +186,13 @@ def test_real_speech_passes(vad: SileroVad, name: str) -> None:
     spans = vad.spans(shared_sound(name), Gate())
     assert sum(span.duration_s for span in spans) > 0.5
     assert RATE == 16_000
+
+
+@pytest.mark.parametrize("threshold", [0.15, 0.1, 0.02])
+def test_speech_ends_however_low_the_threshold(threshold: float) -> None:
+    odds = [0.9] * 60 + [0.0] * 60 + [0.9] * 60
+    found = [span for span, _ in _raw_spans(iter(odds), Gate(threshold=threshold))]
+    assert [(round(span.start_s / PROBABILITY_S), round(span.end_s / PROBABILITY_S)) for span in found] == [
+        (0, 60),
+        (120, 180),
+    ]

@@ -23,6 +23,7 @@ _WINDOW = 512  # samples; fixed by the model
 _CONTEXT = 64  # samples before the window; fixed by the model
 _BLOCK_S = 32.0
 _HYSTERESIS = 0.15  # Silero's own: speech goes on until the probability falls this far below the threshold
+_SILENCE = 0.01  # Silero's own: no threshold is so low that below it there is no silence
 WINDOW_S = _WINDOW / SAMPLE_RATE
 _REMEDY = "install the package faster-whisper again"
 
@@ -115,6 +116,7 @@ def _whole_windows(audio: Audio) -> Iterator[Samples]:
 def _raw_spans(probabilities: Iterator[float], gate: Gate) -> Iterator[tuple[Span, list[float]]]:
     """Spans with their probabilities, ended by `min_silence_s` without speech and at least `min_speech_s` long."""
     patience = round(gate.min_silence_s / WINDOW_S)
+    silence = max(gate.threshold - _HYSTERESIS, _SILENCE)
     start: int | None = None
     odds: list[float] = []
     silent = 0
@@ -128,7 +130,7 @@ def _raw_spans(probabilities: Iterator[float], gate: Gate) -> Iterator[tuple[Spa
         # Between the two thresholds nothing changes: a span goes on, a pause that began goes on.
         if probability >= gate.threshold:
             silent = 0
-        elif silent or probability < gate.threshold - _HYSTERESIS:
+        elif silent or probability < silence:
             silent += 1
         if silent > patience:
             yield from _long_enough(start, odds[: len(odds) - silent], gate)

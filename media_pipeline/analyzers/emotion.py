@@ -60,7 +60,7 @@ class EmotionOptions(Options):
     voice_model: str | None = Field(
         None, description="folder with a wav2vec2 speech emotion model as ONNX; without one, faces only"
     )
-    window_s: float = Field(10.0, gt=0, description="longest window of time that one label is given to")
+    window_s: float = Field(10.0, ge=1, description="longest window of time that one label is given to")
     min_face_px: int = Field(40, ge=1, description="shorter side of a face's box below which nothing is said of it")
     min_quality: float = Field(0.3, ge=0, le=1, description="quality of a face below which nothing is said of it")
     min_speech_s: float = Field(1.0, ge=0.1, description="speech shorter than this is not judged")

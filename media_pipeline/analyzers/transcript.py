@@ -89,6 +89,11 @@ def choose(options: TranscriptOptions, store: ModelStore) -> ModelChoice:
     cause, remedy = store.reason(options.model), store.remedy(options.model)
     if not is_default or store.tier == "standard":
         raise ModelUnavailable(cause, remedy)
+    if options.language != "en" and store.tier == "embedded":
+        raise ModelUnavailable(
+            f"the tier is embedded, whose recogniser knows English only, and the language is set to {options.language}",
+            f"set MEDIA_PIPELINE_TIER to auto and {remedy}, or MEDIA_PIPELINE_LANGUAGE=en for a draft in English",
+        )
     if options.language != "en":
         raise ModelUnavailable(
             f"{cause}; the embedded recogniser knows English only and the language is set to {options.language}",
