@@ -149,17 +149,6 @@ def run(model: Model, batch: Batch, options: SpeakersOptions) -> pa.Table:
     return pa.Table.from_pylist(rows, schema=SCHEMA)
 
 
-def embed_sample(model: Model, audio: Audio, options: SpeakersOptions | None = None) -> Vectors | None:
-    """The voice of a sample recording as one L2-normalised float32 vector, comparable with `embedding`.
-
-    For enrolment: everybody who speaks in it is taken for the person. None where less than 0.8 s of it is speech.
-    """
-    spans = model.vad.spans(audio, (options or SpeakersOptions()).gate)
-    if sum(span.duration_s for span in spans) < MIN_VOICE_S:
-        return None
-    return vector_of(model.encoder, audio, spans)
-
-
 def preview(rows: pa.Table) -> str:
     """Who speaks for how long."""
     spoken: dict[str, float] = {}
