@@ -31,6 +31,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "media_pipeline.config_sections",
         "media_pipeline.config_server",
         "media_pipeline.errors",
+        "media_pipeline.grey",
         "media_pipeline.wording",
         "media_pipeline",
     ),

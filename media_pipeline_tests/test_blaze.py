@@ -10,7 +10,6 @@ import pytest
 
 from media_pipeline.analyzers._blaze import (
     FACE_FULL_RANGE,
-    FACE_SHORT_RANGE,
     POSE,
     AnchorLayout,
     BlazeDetector,
@@ -25,7 +24,6 @@ from media_pipeline.analyzers._packaged import packaged_file
 from media_pipeline_tests._pose_figures import draw, room
 
 NETWORKS = {
-    "face, short range": ("face_detection/face_detection_short_range.tflite", FACE_SHORT_RANGE),
     "face, full range": ("face_detection/face_detection_full_range_sparse.tflite", FACE_FULL_RANGE),
     "pose": ("pose_detection/pose_detection.tflite", POSE),
 }

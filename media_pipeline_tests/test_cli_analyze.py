@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from media_pipeline.config import load_settings
+from media_pipeline.execution.pipeline import Pipeline
 from media_pipeline_tests import _cli
 
 pytestmark = pytest.mark.slow  # each command is a process of its own
@@ -105,6 +107,22 @@ def test_what_is_unavailable_is_said_again_when_there_is_nothing_to_do(tmp_path:
     first, second = [json.loads(run.stdout)["unavailable"] for run in runs]
     assert "models pull" in first["transcript"]
     assert second == first
+
+
+def test_a_model_that_cannot_be_opened_is_said_and_the_run_goes_to_its_end(pictures: Path, tmp_path: Path) -> None:
+    weights = tmp_path / "weights"
+    weights.mkdir()
+    for part in ("det", "rec"):
+        (weights / f"{part}.onnx").write_bytes(b"half of a network")
+    home, broken = tmp_path / "home", {"MEDIA_PIPELINE_OPTIONS__OCR__MODEL": str(weights)}
+    finished = _cli.run(home, "analyze", pictures, "--analyzers", "ocr,titles", "--format", "json", **broken)
+    assert finished.returncode == 0, finished.stderr
+    assert "det.onnx cannot be run" in json.loads(finished.stdout)["unavailable"]["ocr"]
+    pipeline = Pipeline(load_settings(home=home))
+    counts = pipeline.ledger.counts()
+    assert (counts["ocr"], counts["titles"]) == ({"unavailable": 2}, {"done": 2})
+    judged = pipeline.tables.read("moderation", columns=["media_id"])["media_id"]
+    assert len(set(judged.to_pylist())) == 2, "what comes after all stages ran as well"
 
 
 def test_a_home_that_cannot_be_is_a_usage_error() -> None:

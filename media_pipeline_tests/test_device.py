@@ -8,11 +8,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from media_pipeline.analyzers import _device
-from media_pipeline.analyzers._device import DeviceReport, report, resolved, why_not
+from media_pipeline.analyzers._device import DeviceReport, load_on, report, resolved, why_not
 from media_pipeline.analyzers._gpu_memory import Card
+from media_pipeline.analyzers._spec import AnalyzerSpec, ModelChoice, Options
+from media_pipeline.errors import ModelUnavailable, UsageError
 
 LIBRARIES = ("torch", "onnxruntime", "ctranslate2")
 
@@ -217,3 +220,37 @@ def test_one_library_that_cannot_costs_the_others_nothing(
     assert [r.message for r in caplog.records] == [  # and said once
         "what needs ctranslate2 computes on the CPU: ctranslate2 needs cuBLAS 12; install it"
     ]
+
+
+@pytest.mark.parametrize(
+    "error", [KeyError("character"), RuntimeError("invalid payload\n size"), OSError("no such file")]
+)
+def test_whatever_a_library_raises_over_a_file_says_which_and_why(error: Exception) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        load_on(_reader(error), ModelChoice("PP-OCR mine", "standard", "0", Path("/mine/rec.onnx")), "cpu", Options())
+    assert caught.value.cause.startswith(f"reader cannot open PP-OCR mine (/mine/rec.onnx): {type(error).__name__}: ")
+    assert caught.value.remedy
+
+
+@pytest.mark.parametrize("error", [UsageError("a wrong language"), ModelUnavailable("no"), MemoryError()])
+def test_what_says_itself_what_is_wrong_is_not_told_otherwise(error: Exception) -> None:
+    with pytest.raises(type(error)) as caught:
+        load_on(_reader(error), ModelChoice("mean", "embedded", "0"), "cpu", Options())
+    assert caught.value is error
+
+
+def _reader(error: Exception) -> AnalyzerSpec:
+    def load(_choice: ModelChoice, _device: str, _options: Options) -> object:
+        raise error
+
+    return AnalyzerSpec(
+        name="reader",
+        version="1",
+        needs=("frames",),
+        schema=pa.schema([("media_id", pa.string())]),
+        options=Options,
+        choose=lambda _options, _store: ModelChoice("mean", "embedded", "0"),
+        load=load,
+        run=lambda _model, _batch, _options: pa.table({}),
+        description="Reads.",
+    )

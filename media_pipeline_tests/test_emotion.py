@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
-from media_pipeline.analyzers import _emotion_voice
+from media_pipeline.analyzers import _emotion_voice, _vad
 from media_pipeline.analyzers._emotion_face import LABELS, FaceEmotion, cut_face, points_of
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._onnx_graph import INT64, OnnxGraph
@@ -447,6 +448,17 @@ def test_the_weights_are_part_of_the_fingerprint(tmp_path: Path) -> None:
     assert len({faces.digest, both.digest, other.digest}) == 3
 
 
+def test_the_voice_detector_is_part_of_the_fingerprint_where_voices_are_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = (EmotionOptions(), EmotionOptions(voice_model=str(voice_folder(tmp_path / "ser"))))
+    before = [ANALYZER.choose(options, store(tmp_path / "models")).digest for options in asked]
+    (tmp_path / "other.onnx").write_bytes(b"another detector")
+    monkeypatch.setattr(_vad, "weights_file", lambda: tmp_path / "other.onnx")
+    after = [ANALYZER.choose(options, store(tmp_path / "models")).digest for options in asked]
+    assert (after[0] == before[0], after[1] == before[1]) == (True, False)
+
+
 @pytest.mark.parametrize(
     ("spoil", "why"),
     [
@@ -485,6 +497,11 @@ def test_labels_share_the_words_of_the_face(tmp_path: Path) -> None:
     labels = dict(enumerate(["ANG", "happiness", "Sadness", "fearful", "disgusted", "surprised", "NEU", "calm"]))
     _, words, _ = _emotion_voice.find_weights(voice_folder(tmp_path / "ser", labels))
     assert words == ("angry", "happy", "sad", "fear", "disgust", "surprise", "neutral", "calm")
+
+
+def test_windows_too_short_to_hear_anything_in_are_refused() -> None:
+    with pytest.raises(ValidationError, match="greater than or equal to 1"):
+        EmotionOptions(window_s=0.05)
 
 
 def test_it_says_that_it_is_experimental() -> None:

@@ -229,6 +229,22 @@ def test_a_gallery_of_nothing_usable_says_so(store: ModelStore, tmp_path: Path) 
         ANALYZER.load(ANALYZER.choose(LogosOptions(), store), "cpu", LogosOptions())
 
 
+@pytest.mark.parametrize(("kind", "name"), [(np.uint16, "mark.png"), (np.int32, "mark.tif"), (np.float32, "mark.tif")])
+def test_grey_of_more_than_eight_bits_is_seen_as_it_is(
+    store: ModelStore, tmp_path: Path, kind: type, name: str
+) -> None:
+    grey = np.asarray(Pillow.fromarray(logo(2)).convert("L"))
+    (tmp_path / "logos").mkdir()
+    Pillow.fromarray(grey).save(tmp_path / "logos" / "plain.png")
+    deep = tmp_path / "logos" / name
+    Pillow.fromarray(grey.astype(kind) * kind(257)).save(deep)
+    model = ANALYZER.load(ANALYZER.choose(LogosOptions(), store), "cpu", LogosOptions())
+    by_name = {entry.name: entry for entry in model.logos}
+    assert by_name.keys() == {"mark", "plain"}
+    alike = np.corrcoef(by_name["mark"].template.ravel(), by_name["plain"].template.ravel())[0, 1]
+    assert alike > 0.99  # floating point is stretched to its range
+
+
 @pytest.mark.parametrize("light", [False, True], ids=["dark logo", "light logo"])
 def test_a_transparent_logo_is_found_on_the_background_it_is_made_for(
     store: ModelStore, tmp_path: Path, light: bool

@@ -15,9 +15,10 @@ import httpx
 import pytest
 from click.testing import CliRunner
 
-from media_pipeline.analyzers import _model_download
+from media_pipeline.analyzers import _model_download, speakers
 from media_pipeline.analyzers._model_catalog import CATALOG, ModelFile
 from media_pipeline.analyzers._models import ModelStore
+from media_pipeline.analyzers._packaged import sha256_of
 from media_pipeline.cli.models import models as models_command
 from media_pipeline.config import Settings
 from media_pipeline.errors import DiskFull, ModelUnavailable
@@ -191,6 +192,27 @@ def test_digest_follows_names_and_contents(tmp_path: Path) -> None:
     second = models.digest(folder)
     (folder / "a").rename(folder / "b")
     assert len({first, second, models.digest(folder)}) == 3
+
+
+def test_weights_replaced_in_place_are_other_weights(tmp_path: Path) -> None:
+    weights = tmp_path / "weights.onnx"
+    weights.write_bytes(b"1")
+    chosen = speakers.choose(speakers.SpeakersOptions(model=str(weights)), store(tmp_path, closed_port()))
+    first = sha256_of(weights)
+    assert sha256_of(weights, weights) != first
+    weights.write_bytes(b"2")
+    os.utime(weights, ns=(0, 0))  # the clock of the file system may be too coarse for a test
+    assert sha256_of(weights) != first
+    again = speakers.choose(speakers.SpeakersOptions(model=str(weights)), store(tmp_path, closed_port()))
+    assert again.digest != chosen.digest
+
+
+def test_weights_that_cannot_be_read_are_unavailable_and_named(tmp_path: Path) -> None:
+    gone = tmp_path / "gone.onnx"
+    with pytest.raises(ModelUnavailable, match=r"gone\.onnx cannot be read: No such file.*; mend its rights"):
+        sha256_of(gone)
+    with pytest.raises(ModelUnavailable, match=r"gone\.onnx cannot be read: No such file.*; mend its rights"):
+        store(tmp_path, closed_port()).digest(tmp_path, [gone])
 
 
 def test_obtain_downloads_what_is_missing_once(tmp_path: Path, hub: Hub) -> None:

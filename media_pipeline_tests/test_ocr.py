@@ -247,6 +247,26 @@ def test_folder_without_weights_says_what_is_missing(store: ModelStore, tmp_path
         ANALYZER.choose(OcrOptions(model=str(tmp_path), engine="paddleocr"), store)
 
 
+@pytest.mark.slow
+def test_weights_that_cannot_be_used_are_named(store: ModelStore, tmp_path: Path) -> None:
+    det, rec, cls = _ocr_weights.weight_files(_ocr_weights.packaged_folder())
+    options = OcrOptions(model=str(tmp_path))
+    (tmp_path / "my_det.onnx").symlink_to(det)
+    (tmp_path / "my_rec.onnx").symlink_to(cls)  # a network, but one without an alphabet
+    with pytest.raises(ModelUnavailable, match=r"my_rec\.onnx .*no 'character'; .*MEDIA_PIPELINE_OPTIONS__OCR__MODEL"):
+        ANALYZER.load(ANALYZER.choose(options, store), "cpu", options)
+    (tmp_path / "my_det.onnx").unlink()
+    (tmp_path / "my_det.onnx").write_bytes(det.read_bytes()[:5000])
+    with pytest.raises(ModelUnavailable, match=r"my_det\.onnx cannot be run.*; get the file again"):
+        ANALYZER.load(ANALYZER.choose(options, store), "cpu", options)
+    (tmp_path / "my_cls.onnx").write_bytes(b"")
+    (tmp_path / "my_det.onnx").write_bytes(det.read_bytes())
+    (tmp_path / "my_rec.onnx").unlink()
+    (tmp_path / "my_rec.onnx").symlink_to(rec)
+    with pytest.raises(ModelUnavailable, match=r"my_cls\.onnx cannot be run"):
+        ANALYZER.load(ANALYZER.choose(options, store), "cpu", options)
+
+
 def test_missing_package_says_how_to_mend_it(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ocr_weights, "find_spec", lambda _name: None)
     with pytest.raises(ModelUnavailable, match="paddleocr is not installed; run `pip install paddleocr`"):

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from media_pipeline.analyzers import ocr
+from media_pipeline.analyzers import _ocr_paddle, _ocr_weights, ocr
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers.ocr import ANALYZER, OcrOptions
+from media_pipeline.errors import ModelUnavailable
 from media_pipeline_tests._ocr_pages import PictureFrame, character_error_rate, read, slide, texts, word_recall
 
 SHARED = Path(__file__).parents[2] / "shared" / "media"
@@ -103,3 +104,31 @@ def test_paddleocr_reads_offline_from_the_packaged_weights(
     with_folder = ANALYZER.choose(OcrOptions(engine="paddleocr", model=str(choice.path)), store)
     assert with_folder.tier == "standard"
     assert ocr.ANALYZER.fingerprint(with_folder, options) != ocr.ANALYZER.fingerprint(choice, options)
+
+
+def test_paddleocr_says_which_folder_it_cannot_use(store: ModelStore, tmp_path: Path) -> None:
+    options = OcrOptions(engine="paddleocr", model=str(tmp_path))
+    for part in ("det", "rec"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "inference.onnx").write_bytes(b"no network")
+        (tmp_path / part / "inference.yml").write_text("PostProcess: {}\n")
+    choice = ANALYZER.choose(options, store)
+    with pytest.raises(ModelUnavailable, match=rf"cannot use {tmp_path}: KeyError: 'Global'; set the engine"):
+        ANALYZER.load(choice, "cpu", options)
+    for part in ("det", "rec"):
+        (tmp_path / part / "inference.yml").write_text(f"Global: {{model_name: PP-OCRv5_mobile_{part}}}\n")
+    with pytest.raises(ModelUnavailable, match=rf"cannot use {tmp_path}: "):
+        ANALYZER.load(choice, "cpu", options)
+
+
+def test_packaged_weights_of_the_same_size_replace_those_of_an_older_release(tmp_path: Path) -> None:
+    packaged = _ocr_weights.packaged_folder()
+    _ocr_paddle.write_paddle_folder(tmp_path, packaged)
+    weights, _ = _ocr_weights.paddle_files(tmp_path, "det")
+    whole = weights.read_bytes()
+    weights.write_bytes(b"\0" * len(whole))
+    _ocr_paddle.write_paddle_folder(tmp_path, packaged)
+    assert weights.read_bytes() == whole
+    written = weights.stat().st_mtime_ns
+    _ocr_paddle.write_paddle_folder(tmp_path, packaged)
+    assert weights.stat().st_mtime_ns == written

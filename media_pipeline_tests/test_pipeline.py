@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -255,12 +256,100 @@ def test_without_a_model_nothing_fails_and_old_results_stay(tmp_path: Path, pict
     assert {o.status for o in run_all(pipeline, keys)["brightness"].values()} == {"done", "blocked"}
 
 
+def damaged(choice: ModelChoice, device: str, options: BrightnessOptions) -> object:
+    raise KeyError("character")
+
+
+def half_there(choice: ModelChoice, device: str, options: BrightnessOptions) -> object:
+    raise ModelUnavailable("mean.onnx cannot be run", "get it again")
+
+
+def echo(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+    return pa.Table.from_pylist([{"media_id": m.media_id, "brightness": 1.0} for m in batch], schema=SCHEMA)
+
+
+def test_a_model_that_cannot_be_opened_costs_its_analyzer_only(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    others = (spec("after", needs=("brightness", "contrast"), run=echo), spec("beside", run=echo))
+    use(spec(load=damaged), spec("contrast", load=half_there), *others)
+    (pictures / "text.png").unlink()
+    pipeline, keys = opened(tmp_path, pictures)
+    found = run_all(pipeline, keys)
+    for name, why in (("brightness", "KeyError: 'character'"), ("contrast", "cannot be run; get it again")):
+        assert {o.status for o in found[name].values()} == {"unavailable"}
+        assert all(why in (o.reason or "") for o in found[name].values())
+    assert {o.status for name in ("after", "beside") for o in found[name].values()} == {"done"}
+    entries = pipeline.ledger.entries(None, ["brightness", "contrast"])
+    assert [e.status for e in entries.values()] == ["unavailable"] * 6
+    ids = [m.media_id for m in pipeline.sources.all_media()]
+    assert len(pipeline.pending(ids)) == 3, "the next run tries again"
+    run_all(pipeline, keys)
+    assert pipeline.ledger.entries(None, ["brightness", "contrast"]) == entries, "which says nothing new"
+    use(spec(run=echo), spec("contrast", run=echo), *others)
+    mended, _ = opened(tmp_path, pictures)
+    assert {o.status for o in run_all(mended, keys)["brightness"].values()} == {"done"}
+    assert mended.pending(ids) == []
+
+
+def test_results_stand_while_the_model_that_renews_them_cannot_be_opened(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    use(spec())
+    (pictures / "text.png").unlink()
+    pipeline, keys = opened(tmp_path, pictures)
+    run_all(pipeline, keys)
+    before = pipeline.tables.read("brightness")
+    use(spec(load=half_there))
+    changed, _ = opened(tmp_path, pictures, options={"brightness": {"scale": 0.5}})
+    assert {o.status for o in run_all(changed, keys)["brightness"].values()} == {"unavailable"}
+    assert changed.tables.read("brightness").equals(before)
+    assert {e.status for e in changed.ledger.entries(None, ["brightness"]).values()} == {"done"}
+
+
+def test_of_a_model_that_fails_on_the_way_what_was_computed_is_kept(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
+    def fails_on_light(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+        if any(frame.image().mean() > 140 for medium in batch for frame in medium.frames):
+            raise ModelUnavailable("a second interpreter cannot be opened", "get the file again")
+        return brightness(model, batch, options)
+
+    use(spec(run=fails_on_light))
+    (pictures / "text.png").unlink()
+    pipeline, keys = opened(tmp_path, pictures)
+    found = run_all(pipeline, keys)["brightness"]
+    assert {k: o.status for k, o in found.items()} == {
+        "grey-40": "done",
+        "grey-120": "done",
+        "grey-200": "unavailable",
+    }
+    assert pipeline.tables.read("brightness").num_rows == 2
+
+
+def test_media_a_broken_model_says_nothing_about_are_done_and_not_decoded(  # type: ignore[no-untyped-def]
+    tmp_path: Path, pictures: Path, use, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with wave.open(str(pictures / "a recording.wav"), "wb") as sound:
+        sound.setparams((1, 2, 16_000, 16_000, "NONE", ""))
+        sound.writeframes(b"\x10\x10" * 16_000)
+    (pictures / "text.png").unlink()
+    hears = {"needs": ("frames", "audio"), "kinds": frozenset({"audio", "video"}), "load": half_there}
+    use(spec("hears", **hears))
+    pipeline, keys = opened(tmp_path, pictures)
+    for name in ("media", "frames", "audio"):
+        pipeline.run_stage(name, keys, run_id="r")
+    read: list[str] = []
+    entries = DecodedMedia.entries
+
+    def counted(self: DecodedMedia, media: object) -> Iterator[object]:
+        for known, entry in entries(self, media):  # type: ignore[arg-type]
+            read.append(known.name)
+            yield known, entry
+
+    monkeypatch.setattr(DecodedMedia, "entries", counted)
+    found = {o.partition_key.partition("~")[0]: o.status for o in pipeline.run_stage("hears", keys, run_id="r")}
+    assert found == {"a-recording": "unavailable", "grey-40": "done", "grey-120": "done", "grey-200": "done"}
+    assert read == ["a recording.wav"]
+
+
 def test_a_run_cut_off_before_it_said_unavailable_is_taken_up_again(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
     def nothing(options: object, store: object) -> ModelChoice:
         raise ModelUnavailable("no weights", "pull them")
-
-    def echo(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
-        return pa.Table.from_pylist([{"media_id": m.media_id, "brightness": 1.0} for m in batch], schema=SCHEMA)
 
     use(spec("speech", choose=nothing), spec("after", needs=("speech",), run=echo))
     pipeline, keys = opened(tmp_path, pictures)

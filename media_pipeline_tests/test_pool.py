@@ -21,7 +21,7 @@ from media_pipeline.analyzers import ocr, poses, scenes, speakers, summary
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Medium, ModelChoice, Options
 from media_pipeline.config import DecodeLimits, Sampling, Settings
-from media_pipeline.errors import AnalyzerFailed, BudgetReached, WorkerLost
+from media_pipeline.errors import AnalyzerFailed, BudgetReached, ModelUnavailable, WorkerLost
 from media_pipeline.execution import uploads
 from media_pipeline.execution.executor import AnalyzerResult
 from media_pipeline.execution.in_process import InProcessExecutor
@@ -659,8 +659,19 @@ def test_who_stops_listening_stops_the_work(pool: PoolOf, settings: Settings, ma
 
 def test_what_cannot_be_computed_here_is_heard(pool: PoolOf, make: Make, tiny: Tiny) -> None:
     nowhere = pool()
-    with pytest.raises(OSError, match="libcudart"):
+    with pytest.raises(ModelUnavailable, match="libcudart"):
         nowhere.run(tiny["tiny"], [make("a")], model="broken")
+
+
+@pytest.mark.slow
+def test_a_model_that_can_be_opened_nowhere_is_said_and_the_next_is_computed_there(
+    pool: PoolOf, settings: Settings, make: Make, tiny: Tiny
+) -> None:
+    rented = pool(foreign_place(settings))
+    with pytest.raises(ModelUnavailable, match="libcudart"):
+        rented.run(tiny["tiny"], [make("a"), make("bb")], model="broken")
+    assert rented.run(tiny["tiny_pairs"], [make("other")])["other"].rows is not None
+    assert rented.fleet.losses == []
 
 
 def test_nothing_to_do_costs_nothing(pool: PoolOf, settings: Settings, tiny: Tiny) -> None:

@@ -1,4 +1,4 @@
-"""Who speaks when: turns, how many people, two channels, and samples for enrolment."""
+"""Who speaks when: turns, how many people, two channels, and whose voice it is."""
 
 from __future__ import annotations
 
@@ -13,15 +13,25 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from media_pipeline.analyzers import _vad
+from media_pipeline.analyzers._packaged import sha256_of
 from media_pipeline.analyzers._speaker_clusters import centroids_of
 from media_pipeline.analyzers._speaker_turns import turns_of
-from media_pipeline.analyzers._speaker_windows import Windows
+from media_pipeline.analyzers._speaker_windows import Windows, vector_of
 from media_pipeline.analyzers._spec import Samples
 from media_pipeline.analyzers._speech_channels import speech_of
 from media_pipeline.analyzers._vad import Gate, SileroVad, Span
-from media_pipeline.analyzers._voice_encoder import normalised
+from media_pipeline.analyzers._voice_encoder import Vectors, normalised
 from media_pipeline.analyzers._voice_identity import same_voice_cosine
-from media_pipeline.analyzers.speakers import ANALYZER, Model, SpeakersOptions, choose, embed_sample, load, preview
+from media_pipeline.analyzers.speakers import (
+    ANALYZER,
+    Model,
+    SpeakersOptions,
+    choose,
+    fingerprint,
+    load,
+    preview,
+)
 from media_pipeline.errors import ModelUnavailable
 from media_pipeline_tests._sound import Sound, medium, needs_media, noise, shared_sound, silence, tone, vowels
 from media_pipeline_tests._voices import MAN, WOMAN, model, say, store, write_x_vector
@@ -45,6 +55,13 @@ def assert_well_formed(rows: Rows, duration_s: float) -> None:
         assert 0 <= row["start_s"] < row["end_s"] <= duration_s + 1e-6
         if row["embedding"] is not None:
             assert np.linalg.norm(row["embedding"]) == pytest.approx(1, abs=1e-4)
+
+
+def vector(sound: Sound) -> Vectors:
+    """Of all that is said in a recording of one person."""
+    found = vector_of(model().encoder, sound, model().vad.spans(sound, Gate()))
+    assert found is not None
+    return found
 
 
 def names(rows: Rows) -> list[str]:
@@ -71,6 +88,20 @@ def test_a_network_is_given_as_file_or_folder(tmp_path: Path) -> None:
         choose(SpeakersOptions(model=str(tmp_path)), store(tmp_path / "store"))
     with pytest.raises(ModelUnavailable):
         choose(SpeakersOptions(model=str(tmp_path / "missing.onnx")), store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_another_voice_detector_makes_results_stale_but_voices_stay_comparable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: bool
+) -> None:
+    model = str(write_x_vector(tmp_path / "voices.onnx")) if given else None
+    asked = (SpeakersOptions(model=model), SpeakersOptions(model=model, speech_gate=False))
+    before = [choose(options, store(tmp_path)) for options in asked]
+    (tmp_path / "other.bin").write_bytes(b"another detector")
+    monkeypatch.setattr(_vad, "weights_file", lambda: tmp_path / "other.bin")
+    after = [choose(options, store(tmp_path)) for options in asked]
+    assert [b.digest == a.digest for b, a in zip(before, after, strict=True)] == [False, True]
+    assert len({fingerprint(choice) for choice in (*before, *after)}) == 1
 
 
 def test_options_that_contradict_each_other_are_refused() -> None:
@@ -247,10 +278,11 @@ def test_a_short_word_has_no_vector() -> None:
 
 @pytest.mark.slow
 def test_a_given_network_names_itself(tmp_path: Path) -> None:
-    options = SpeakersOptions(model=str(write_x_vector(tmp_path / "voices.onnx")))
+    file = write_x_vector(tmp_path / "voices.onnx")
+    options = SpeakersOptions(model=str(file))
     choice = choose(options, store(tmp_path / "store"))
     rows = speakers(conversation((MAN, 0), (WOMAN, 1))[0], options, load(choice, "cpu", options))
-    assert {row["model"] for row in rows} == {f"voices@{choice.digest[:12]}"}
+    assert {row["model"] for row in rows} == {fingerprint(choice)} == {f"voices@{sha256_of(file)[:12]}"}
     assert {len(row["embedding"]) for row in rows if row["embedding"]} == {16}
 
 
@@ -277,9 +309,7 @@ def test_each_channel_has_its_speaker(overlap: bool, leak: float) -> None:
     assert {(row["speaker"], row["channel"]) for row in rows} == (
         {("S1", 0), ("S2", 1)} if names(rows)[0] == "S1" and rows[0]["channel"] == 0 else {("S1", 1), ("S2", 0)}
     )
-    man, woman = (embed_sample(model(), Sound(say(voice, 3))) for voice in (MAN, WOMAN))
-    assert man is not None
-    assert woman is not None
+    man, woman = (vector(Sound(say(voice, 3))) for voice in (MAN, WOMAN))
     for row in rows:
         own, other = (man, woman) if row["channel"] == 0 else (woman, man)
         if row["embedding"] is not None:
@@ -300,21 +330,16 @@ def test_a_silent_side_is_left_out() -> None:
     assert {row["channel"] for row in speakers(sound)} == {0}
 
 
-# --- samples ------------------------------------------------------------------------------------------------------
+# --- vectors ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.slow
-def test_a_sample_is_nearest_to_its_own_voice() -> None:
-    samples = {(v, n): embed_sample(model(), Sound(say(v, n))) for v, n in product((MAN, WOMAN), range(3))}
+def test_a_recording_is_nearest_to_its_own_voice() -> None:
+    samples = {(v, n): vector(Sound(say(v, n))) for v, n in product((MAN, WOMAN), range(3))}
     alike = {(a, b): float(np.dot(x, y)) for (a, x), (b, y) in product(samples.items(), repeat=2) if a != b}
     same = [cosine for (a, b), cosine in alike.items() if a[0] == b[0]]
     different = [cosine for (a, b), cosine in alike.items() if a[0] != b[0]]
     assert min(same) > same_voice_cosine(model().fingerprint) > max(different)
-
-
-@pytest.mark.parametrize("samples", [silence(3), noise(3), vowels(0.4), silence(0)])
-def test_a_sample_without_a_voice_has_no_vector(samples: Samples) -> None:
-    assert embed_sample(model(), Sound(samples)) is None
 
 
 # --- real voices --------------------------------------------------------------------------------------------------
@@ -324,7 +349,7 @@ def test_a_sample_without_a_voice_has_no_vector(samples: Samples) -> None:
 @pytest.mark.slow
 def test_real_speakers_are_told_apart_across_recordings() -> None:
     samples = [
-        (person, embed_sample(model(), shared_sound(f"voice_id/spk{person}_snt{sentence}.wav")))
+        (person, vector(shared_sound(f"voice_id/spk{person}_snt{sentence}.wav")))
         for person, sentence in product((1, 2), (1, 2, 3, 4))
     ]
     pairs = [(a == b, float(np.dot(x, y))) for n, (a, x) in enumerate(samples) for b, y in samples[:n]]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from media_pipeline.analyzers import _speech_whisper, transcript
+from media_pipeline.analyzers import _speech_whisper, _vad, transcript
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._speech_windows import Segment, Window
 from media_pipeline.analyzers._vad import SileroVad, Span
@@ -84,6 +85,15 @@ def test_a_wanted_embedded_tier_is_no_warning(tmp_path: Path) -> None:
     assert ANALYZER.choose(TranscriptOptions(language="en"), store(tmp_path, "embedded")).warning is None
 
 
+@pytest.mark.parametrize("language", ["auto", "de"])
+def test_in_the_embedded_tier_it_is_the_tier_that_is_to_change(tmp_path: Path, language: str) -> None:
+    with pytest.raises(ModelUnavailable) as caught:
+        ANALYZER.choose(TranscriptOptions(language=language), store(tmp_path, "embedded"))
+    assert caught.value.cause.startswith("the tier is embedded") and f"set to {language}" in caught.value.cause
+    assert "set MEDIA_PIPELINE_TIER to auto and run" in (caught.value.remedy or "")
+    assert "not on this machine" not in str(caught.value)
+
+
 def test_the_standard_tier_takes_no_draft(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="models pull faster-whisper-small"):
         ANALYZER.choose(TranscriptOptions(language="en"), store(tmp_path, "standard"))
@@ -99,6 +109,53 @@ def test_a_folder_without_a_tokenizer_is_refused_before_it_asks_the_network(tmp_
     (tmp_path / "model.bin").touch()
     with pytest.raises(ModelUnavailable, match=re.escape("config.json, tokenizer.json, vocabulary.* missing")):
         ANALYZER.choose(TranscriptOptions(model=str(tmp_path)), store(tmp_path / "store"))
+
+
+@pytest.mark.parametrize("language", ["de", "en"])
+def test_the_voice_detector_is_part_of_the_model_where_it_decides_what_is_heard(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, language: str
+) -> None:
+    given = {"model": str(folder_like_whisper(tmp_path / "whisper"))} if language == "de" else {}
+    for speech_gate in (True, False):
+        options = TranscriptOptions(language=language, speech_gate=speech_gate, **given)
+        before = ANALYZER.choose(options, store(tmp_path)).digest
+        with monkeypatch.context() as patch:
+            (tmp_path / "other.onnx").write_bytes(b"another detector")
+            patch.setattr(_vad, "weights_file", lambda: tmp_path / "other.onnx")
+            assert (ANALYZER.choose(options, store(tmp_path)).digest != before) is speech_gate
+        assert ANALYZER.choose(options, store(tmp_path)).digest == before
+
+
+def test_another_faster_whisper_is_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    options = TranscriptOptions(model=str(folder_like_whisper(tmp_path / "whisper")))
+    before = ANALYZER.choose(options, store(tmp_path / "store"))
+    monkeypatch.setattr(transcript, "version", lambda package: f"2.0 of {package}")
+    after = ANALYZER.choose(options, store(tmp_path / "store"))
+    assert (after.name, after.path) == (before.name, before.path)
+    assert after.digest != before.digest
+
+
+def folder_like_whisper(folder: Path) -> Path:
+    """What `choose` looks for, and nothing that could be opened."""
+    folder.mkdir()
+    for name in (*_speech_whisper.REQUIRED_FILES, "vocabulary.txt"):
+        (folder / name).touch()
+    return folder
+
+
+@pytest.mark.slow
+def test_damaged_weights_are_named_with_what_is_wrong(random_whisper: Loaded, tmp_path: Path) -> None:
+    whole = Path(random_whisper[1].model)
+    for damaged in ("model.bin", "tokenizer.json"):
+        folder = tmp_path / f"without the end of {damaged}"
+        shutil.copytree(whole, folder)
+        (folder / damaged).write_bytes((whole / damaged).read_bytes()[:-5000])
+        options = TranscriptOptions(model=str(folder))
+        choice = ANALYZER.choose(options, store(tmp_path / "store"))
+        with pytest.raises(ModelUnavailable) as caught:
+            ANALYZER.load(choice, "cpu", options)
+        assert f"{folder} cannot be opened as a Whisper model" in caught.value.cause
+        assert "MEDIA_PIPELINE_OPTIONS__TRANSCRIPT__MODEL" in (caught.value.remedy or "")
 
 
 def test_threads_do_not_change_the_fingerprint_and_the_beam_does(tmp_path: Path) -> None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from media_pipeline.analyzers import _packaged
 from media_pipeline.analyzers._speech_windows import (
     WINDOW_S,
     Window,
@@ -15,12 +18,23 @@ from media_pipeline.analyzers._speech_windows import (
 )
 from media_pipeline.analyzers._vad import WINDOW_S as PROBABILITY_S
 from media_pipeline.analyzers._vad import Gate, SileroVad, Span, _raw_spans
+from media_pipeline.errors import ModelUnavailable
 from media_pipeline_tests._sound import RATE, SHARED, Sound, needs_media, noise, shared_sound, silence, tone, vowels
 
 
 @pytest.fixture(scope="module")
 def vad() -> SileroVad:
     return SileroVad()
+
+
+def test_a_detector_that_cannot_be_opened_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "assets").mkdir()
+    monkeypatch.setattr(_packaged, "find_spec", lambda _name: SimpleNamespace(submodule_search_locations=[tmp_path]))
+    with pytest.raises(ModelUnavailable, match=r"has no assets/silero_vad_v6\.onnx; install the package"):
+        SileroVad()
+    (tmp_path / "assets" / "silero_vad_v6.onnx").write_bytes(b"half of it")
+    with pytest.raises(ModelUnavailable, match=r"silero_vad_v6\.onnx cannot be run.*; install the package"):
+        SileroVad()
 
 
 def test_speech_is_found_where_it_is(vad: SileroVad) -> None:
@@ -172,3 +186,13 @@ def test_real_speech_passes(vad: SileroVad, name: str) -> None:
     spans = vad.spans(shared_sound(name), Gate())
     assert sum(span.duration_s for span in spans) > 0.5
     assert RATE == 16_000
+
+
+@pytest.mark.parametrize("threshold", [0.15, 0.1, 0.02])
+def test_speech_ends_however_low_the_threshold(threshold: float) -> None:
+    odds = [0.9] * 60 + [0.0] * 60 + [0.9] * 60
+    found = [span for span, _ in _raw_spans(iter(odds), Gate(threshold=threshold))]
+    assert [(round(span.start_s / PROBABILITY_S), round(span.end_s / PROBABILITY_S)) for span in found] == [
+        (0, 60),
+        (120, 180),
+    ]

@@ -22,7 +22,7 @@ from media_pipeline.analyzers import ocr, scenes
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Medium
 from media_pipeline.config import DecodeLimits, Sampling, Settings
-from media_pipeline.errors import AnalyzerFailed, WorkerLost
+from media_pipeline.errors import AnalyzerFailed, ModelUnavailable, WorkerLost
 from media_pipeline.execution.executor import AnalyzerResult, Executor
 from media_pipeline.execution.in_process import InProcessExecutor
 from media_pipeline.execution.places import Place
@@ -397,6 +397,17 @@ def test_what_a_worker_cannot_is_computed_in_this_process(
     assert {row["process"] for r in found if r.rows is not None for row in r.rows.to_pylist()} == {os.getpid()}
     assert len(found) == 2
     assert "tiny_counts is not computed by the worker process" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_model_that_cannot_be_opened_is_said_and_the_worker_lives(
+    shared: WorkerExecutor, make: Make, tiny: Tiny
+) -> None:
+    with pytest.raises(ModelUnavailable, match=r"tiny cannot open broken: OSError: libcudart\.so\.12"):
+        run(shared, tiny["tiny"], [make("a"), make("bb")], model="broken")
+    number = pid(shared)
+    assert run(shared, tiny["tiny"], [make("ccc")])["ccc"].rows is not None
+    assert pid(shared) == number
 
 
 @pytest.mark.slow

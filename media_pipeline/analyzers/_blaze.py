@@ -2,7 +2,7 @@
 
 Method: Bazarevsky et al., BlazeFace (2019) and BlazePose (2020), as MediaPipe (Apache-2.0) runs them in its calculators
 ImageToTensor, SsdAnchors, TensorsToDetections and NonMaxSuppression. The layouts below are those of its graphs
-face_detection_short_range, face_detection_full_range and pose_detection.
+face_detection_full_range and pose_detection.
 """
 
 from __future__ import annotations
@@ -41,7 +41,6 @@ class AnchorLayout:
         return np.concatenate(grids)
 
 
-FACE_SHORT_RANGE = AnchorLayout(128, (8, 16, 16, 16), 2)  # faces within two metres of the camera
 FACE_FULL_RANGE = AnchorLayout(192, (4,), 1)
 POSE = AnchorLayout(224, (8, 16, 32, 32, 32), 2)
 

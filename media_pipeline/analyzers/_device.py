@@ -26,6 +26,7 @@ import numpy as np
 from media_pipeline.analyzers._gpu_memory import card, in_brief
 from media_pipeline.analyzers._onnx_graph import OnnxGraph
 from media_pipeline.analyzers._spec import AnalyzerSpec, ModelChoice, Options
+from media_pipeline.errors import MediaPipelineError, ModelUnavailable
 
 CPU, CUDA = "cpu", "cuda"
 NO_GPU = "there is no NVIDIA GPU here"
@@ -95,6 +96,7 @@ def load_on(spec: AnalyzerSpec, choice: ModelChoice, wanted: str, options: Optio
 
     Raises:
         MediaPipelineError: as `spec.load`.
+        ModelUnavailable: it raised something else, of whatever library the model is for.
     """
     declared = wanted != CPU and spec.uses_gpu is not None and spec.uses_gpu(choice)
     device = report().device if declared else CPU
@@ -102,6 +104,14 @@ def load_on(spec: AnalyzerSpec, choice: ModelChoice, wanted: str, options: Optio
     token = _used.set(used)
     try:
         model = spec.load(choice, device, options)
+    except (MediaPipelineError, MemoryError):
+        raise
+    except Exception as error:  # a damaged file fails in as many ways as there are formats
+        where = f" ({choice.path})" if choice.path is not None else ""
+        raise ModelUnavailable(
+            f"{spec.name} cannot open {choice.name}{where}: {in_brief(error)}",
+            "get its files again; where they are whole, report this",
+        ) from error
     finally:
         _used.reset(token)
     # Analyzers of other packages may know nothing of `resolved`; then what they were given stands.

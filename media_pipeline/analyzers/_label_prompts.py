@@ -91,10 +91,6 @@ def _texts(prompts: Prompts, model: TextEncoder) -> tuple[str, ...]:
     return prompts.texts(multilingual=model.multilingual)
 
 
-def background_vectors(background: Prompts, model: TextEncoder) -> Vectors:
-    return model.encode_texts(_texts(background, model))
-
-
 def against_background(cosines: Vectors, background: Vectors, scale: float) -> Vectors:
     """The formula above: `cosines` of shape (n, labels), `background` of shape (n, captions)."""
     highest = background.max(axis=1, keepdims=True)

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from media_pipeline.analyzers._logo_features import Features, Floats, Grey, extract, joined
+from media_pipeline.grey import eight_bits, is_deep
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,8 @@ def read_grey(file: Path) -> Grey:
             with Image.open(file, formats=_FORMATS) as image:
                 if image.width * image.height > _MAX_PIXELS:
                     raise ValueError(f"more than {_MAX_PIXELS // 10**6} million pixels")
-                upright = ImageOps.exif_transpose(image).convert("RGBA")
+                upright = ImageOps.exif_transpose(image)
+                upright = (eight_bits(upright) if is_deep(upright) else upright).convert("RGBA")
     except UnidentifiedImageError:
         raise ValueError("not a picture in PNG, JPEG, WebP, BMP, GIF or TIFF") from None
     except (OSError, SyntaxError, Image.DecompressionBombWarning, Image.DecompressionBombError) as error:

@@ -173,10 +173,17 @@ class ModelStore:
 
         Args:
             files: those below it that count; all but hidden ones when None
+
+        Raises:
+            ModelUnavailable: one of them cannot be read.
         """
         if files is None:
             files = sorted(p for p in folder.rglob("*") if p.is_file() and not p.name.startswith("."))
-        return _digest_of((p.relative_to(folder).as_posix(), self._digests.sha256(p)) for p in files)
+        try:
+            return _digest_of((p.relative_to(folder).as_posix(), self._digests.sha256(p)) for p in files)
+        except OSError as error:
+            why = f"{error.filename or folder} cannot be read: {error.strerror}"
+            raise ModelUnavailable(why, "mend its rights or get it again") from None
 
     def list(self) -> tuple[ModelStatus, ...]:
         """Every catalogued model and whether it is here."""

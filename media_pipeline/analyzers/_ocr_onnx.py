@@ -21,6 +21,7 @@ import numpy.typing as npt
 from media_pipeline.analyzers._gpu_memory import halving
 from media_pipeline.analyzers._onnx import open_session
 from media_pipeline.analyzers._spec import Image
+from media_pipeline.errors import ModelUnavailable
 
 Floats = npt.NDArray[np.float32]
 Quads = npt.NDArray[np.float32]  # shape (n, 4, 2): corners x, y from the top left, clockwise
@@ -38,6 +39,7 @@ FAINT = 0.2  # what is text at full size shows at least this at half of it
 UNCLIP = 1.6
 MAX_CANDIDATES = 1000
 _MIN_SIDE_PX = 3
+_REMEDY = "leave MEDIA_PIPELINE_OPTIONS__OCR__MODEL out, and the weights of the package rapidocr are taken"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +67,16 @@ class Engine(Protocol):
 
 
 class OnnxEngine:
-    """PP-OCR on onnxruntime sessions, which many threads may share."""
+    """PP-OCR on onnxruntime sessions, which many threads may share.
+
+    Raises:
+        ModelUnavailable: one of the files is no network, or the recogniser has no alphabet.
+    """
 
     def __init__(self, det: Path, rec: Path, cls: Path, *, threads: int, device: str = "cpu") -> None:
         self._det, self._rec = (_session(path, threads, device) for path in (det, rec))
         self._classifier = Classifier(cls, threads=threads, device=device)
-        self._characters = np.array(["", *_characters(self._rec), " "])
+        self._characters = np.array(["", *_characters(self._rec, rec), " "])
 
     def detect(self, image: Image) -> Quads:
         probability = self._probability(image)
@@ -114,7 +120,11 @@ class OnnxEngine:
 
 
 class Classifier:
-    """Whether line pictures stand on their heads."""
+    """Whether line pictures stand on their heads.
+
+    Raises:
+        ModelUnavailable: the file is no network.
+    """
 
     def __init__(self, cls: Path, *, threads: int, device: str = "cpu") -> None:
         self._session = _session(cls, threads, device)
@@ -128,12 +138,21 @@ class Classifier:
 
 
 def characters(rec: Path) -> list[str]:
-    """The alphabet of a recogniser, which PP-OCR's ONNX files carry in their metadata."""
-    return _characters(_session(rec, threads=1, device="cpu"))
+    """The alphabet of a recogniser, which PP-OCR's ONNX files carry in their metadata.
+
+    Raises:
+        ModelUnavailable: the file is no network, or carries none.
+    """
+    return _characters(_session(rec, threads=1, device="cpu"), rec)
 
 
-def _characters(session: Any) -> list[str]:
-    alphabet: str = session.get_modelmeta().custom_metadata_map["character"]
+def _characters(session: Any, file: Path) -> list[str]:
+    alphabet: str | None = session.get_modelmeta().custom_metadata_map.get("character")
+    if not alphabet:  # PaddleOCR's own exports keep it in a file of settings beside them
+        raise ModelUnavailable(
+            f"{file} does not say which characters it reads: its metadata has no 'character'",
+            f"write its dictionary there, a character per line, or {_REMEDY}",
+        )
     return alphabet.splitlines()
 
 
@@ -204,5 +223,10 @@ def _line_input(line: Image, width_px: int) -> Floats:
 
 
 def _session(path: Path, threads: int, device: str) -> Any:
-    # Pictures differ in size: a worker that kept the memory of the largest would never give it back.
-    return open_session(path, threads=threads, device=device, keep_memory=False)
+    try:
+        # Pictures differ in size: a worker that kept the memory of the largest would never give it back.
+        return open_session(path, threads=threads, device=device, keep_memory=False)
+    except Exception as error:  # onnxruntime raises types of its own
+        raise ModelUnavailable(
+            f"{path} cannot be run: {str(error)[:200]}", f"get the file again, or {_REMEDY}"
+        ) from None

@@ -19,6 +19,7 @@ import yaml
 
 from media_pipeline.analyzers import _ocr_onnx as onnx
 from media_pipeline.analyzers._device import CUDA, resolved
+from media_pipeline.analyzers._gpu_memory import in_brief
 from media_pipeline.analyzers._ocr_weights import PADDLE_FOLDER, paddle_files, weight_files
 from media_pipeline.analyzers._onnx import providers_for
 from media_pipeline.analyzers._spec import Image
@@ -28,7 +29,11 @@ _NO_LIMIT_PX = 100_000  # the caller has chosen the working size; paddleocr must
 
 
 class PaddleEngine:
-    """Detector and recogniser of paddleocr; the up-or-down classifier is the packaged one."""
+    """Detector and recogniser of paddleocr; the up-or-down classifier is the packaged one.
+
+    Raises:
+        ModelUnavailable: paddleocr cannot use what is in the folder.
+    """
 
     def __init__(self, folder: Path, packaged: Path, *, threads: int, device: str = "cpu") -> None:
         if folder.name == PADDLE_FOLDER:
@@ -54,9 +59,11 @@ class PaddleEngine:
                     **_named(folder, "det"), limit_side_len=_NO_LIMIT_PX, limit_type="max", **common
                 )
                 self._rec = paddleocr.TextRecognition(**_named(folder, "rec"), **common)
-            except (RuntimeError, ValueError) as error:
+            except ModelUnavailable:
+                raise
+            except Exception as error:  # of four libraries, and a KeyError for what is not there
                 raise ModelUnavailable(
-                    f"paddleocr cannot use {folder}: {error.__cause__ or error}", "set the engine to rapidocr"
+                    f"paddleocr cannot use {folder}: {in_brief(error.__cause__ or error)}", "set the engine to rapidocr"
                 ) from error
 
     def detect(self, image: Image) -> onnx.Quads:
@@ -95,7 +102,7 @@ def write_paddle_folder(folder: Path, packaged: Path) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    if path.is_file() and path.stat().st_size == len(content):
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}")
     temporary.write_bytes(content)

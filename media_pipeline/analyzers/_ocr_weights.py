@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from functools import cache
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from media_pipeline.analyzers._packaged import file_sha256
 from media_pipeline.analyzers._spec import ModelChoice
 from media_pipeline.errors import ModelUnavailable
 
@@ -54,15 +54,12 @@ def weight_files(folder: Path) -> tuple[Path, Path, Path]:
 
 
 def digest(files: Sequence[Path]) -> str:
-    """sha256 over the digests of the files, in order."""
-    each = [_file_digest(f, f.stat().st_size, f.stat().st_mtime_ns) for f in files]
-    return hashlib.sha256("".join(each).encode()).hexdigest()
+    """sha256 over the digests of the files, in order.
 
-
-@cache
-def _file_digest(path: Path, _bytes: int, _mtime_ns: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    Raises:
+        ModelUnavailable: one of them cannot be read.
+    """
+    return hashlib.sha256("".join(map(file_sha256, files)).encode()).hexdigest()
 
 
 def _local_folder(model: str, store: Any) -> Path:

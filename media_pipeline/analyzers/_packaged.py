@@ -1,4 +1,4 @@
-"""Weights that lie inside an installed package, read as files: the package itself is never imported."""
+"""Files of weights: those inside an installed package, which itself is never imported, and the digests of all."""
 
 from __future__ import annotations
 
@@ -28,11 +28,29 @@ def packaged_file(package: str, path: str, remedy: str = _REMEDY) -> Path:
     return file
 
 
-@cache
 def sha256_of(*files: Path) -> str:
-    """Digest over these files in order; each is read once per process."""
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+    """Digest over the contents of these files in order.
+
+    Raises:
+        ModelUnavailable: one of them cannot be read.
+    """
+    return hashlib.sha256(b"".join(bytes.fromhex(file_sha256(file)) for file in files)).hexdigest()
+
+
+def file_sha256(file: Path) -> str:
+    """Digest of one file, which is read again only when its size or time of change is another.
+
+    Raises:
+        ModelUnavailable: it cannot be read.
+    """
+    try:
+        stat = file.stat()
+        return _remembered(file, stat.st_size, stat.st_mtime_ns)
+    except OSError as error:
+        raise ModelUnavailable(f"{file} cannot be read: {error.strerror}", "mend its rights or get it again") from None
+
+
+@cache
+def _remembered(file: Path, _bytes: int, _mtime_ns: int) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

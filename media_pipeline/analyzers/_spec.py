@@ -119,9 +119,9 @@ class AnalyzerSpec:
     """The contract of an analyzer.
 
     ``choose`` decides on a model without loading it and raises ``ModelUnavailable`` with the remedy; ``load`` is the
-    only impure part and runs once per worker; ``run`` is pure and returns exactly ``schema``. ``run`` may be called
-    from several threads at once with one model. A batch that fails is run again medium by medium, so that only the
-    guilty one fails.
+    only impure part, runs once per worker and raises the same where the model cannot be opened; ``run`` is pure and
+    returns exactly ``schema``. ``run`` may be called from several threads at once with one model. A batch that fails is
+    run again medium by medium, so that only the guilty one fails.
     """
 
     name: str

@@ -12,6 +12,7 @@ import numpy as np
 from media_pipeline.analyzers._spec import Audio, Samples
 from media_pipeline.analyzers._speech_windows import Segment, Window, Word, phrases
 from media_pipeline.analyzers._vad import Span
+from media_pipeline.errors import ModelUnavailable
 
 _FRAME_S = 0.01  # pocketsphinx's default of 100 frames a second
 # Its language model needs the neighbouring words: cut at every pause of 0.3 s the word error was a third higher.
@@ -19,7 +20,11 @@ _MAX_PAUSE_S = 1.0
 
 
 class Sphinx:
-    """A pool of decoders: one decoder serves one thread at a time."""
+    """A pool of decoders: one decoder serves one thread at a time.
+
+    Raises:
+        ModelUnavailable: its models cannot be opened.
+    """
 
     draft = True
 
@@ -49,7 +54,12 @@ class Sphinx:
 def _new_decoder() -> Any:
     from pocketsphinx import Decoder
 
-    return Decoder(samprate=16000, cmn="batch", loglevel="FATAL")
+    try:
+        return Decoder(samprate=16000, cmn="batch", loglevel="FATAL")
+    except (RuntimeError, OSError, ValueError) as error:
+        raise ModelUnavailable(
+            f"pocketsphinx cannot open its models: {error}", "install the package pocketsphinx again"
+        ) from None
 
 
 def _recognise(decoder: Any, samples: Samples, span: Span, language: str) -> Segment | None:

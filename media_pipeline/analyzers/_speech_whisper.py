@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from media_pipeline.analyzers._device import CUDA, resolved
+from media_pipeline.analyzers._gpu_memory import in_brief
 from media_pipeline.analyzers._spec import Audio, Samples
 from media_pipeline.analyzers._speech_windows import Segment, Window, Word, clip_to_speech, interpolated_words
 from media_pipeline.errors import ModelUnavailable, UsageError
@@ -38,7 +39,11 @@ class _Heard:
 
 
 class Whisper:
-    """A loaded model. Safe for threads: CTranslate2 queues the calls."""
+    """A loaded model. Safe for threads: CTranslate2 queues the calls.
+
+    Raises:
+        ModelUnavailable: the folder does not hold one, or a file in it is damaged.
+    """
 
     draft = False
 
@@ -48,12 +53,19 @@ class Whisper:
 
         device = "cuda" if resolved("ctranslate2", device).startswith(CUDA) else "cpu"
         self._beam_size = beam_size
-        self._model = WhisperModel(
-            str(folder),
-            device=device,
-            compute_type=_compute_type(device),
-            cpu_threads=threads or len(os.sched_getaffinity(0)),
-        )
+        try:
+            self._model = WhisperModel(
+                str(folder),
+                device=device,
+                compute_type=_compute_type(device),
+                cpu_threads=threads or len(os.sched_getaffinity(0)),
+            )
+        except Exception as error:  # of CTranslate2 and tokenizers, which name the file at best
+            raise ModelUnavailable(
+                f"{folder} cannot be opened as a Whisper model: {in_brief(error)}",
+                "get its files again (`media-pipeline models pull` does for those of the catalogue), or set "
+                "MEDIA_PIPELINE_OPTIONS__TRANSCRIPT__MODEL to another folder",
+            ) from None
 
     def segments(self, audio: Audio, windows: Iterator[Window], language: str) -> Iterator[Segment]:
         """What is said, window by window; `language` is an ISO 639-1 code or auto.

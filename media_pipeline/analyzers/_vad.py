@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from media_pipeline.analyzers._onnx import open_session
+from media_pipeline.analyzers._packaged import packaged_file, sha256_of
 from media_pipeline.analyzers._spec import Audio, Samples
 from media_pipeline.errors import ModelUnavailable
 
@@ -23,7 +23,9 @@ _WINDOW = 512  # samples; fixed by the model
 _CONTEXT = 64  # samples before the window; fixed by the model
 _BLOCK_S = 32.0
 _HYSTERESIS = 0.15  # Silero's own: speech goes on until the probability falls this far below the threshold
+_SILENCE = 0.01  # Silero's own: no threshold is so low that below it there is no silence
 WINDOW_S = _WINDOW / SAMPLE_RATE
+_REMEDY = "install the package faster-whisper again"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,18 @@ class Gate:
 
 
 class SileroVad:
-    """Safe for threads: the state of a recording lives in the call."""
+    """Safe for threads: the state of a recording lives in the call.
+
+    Raises:
+        ModelUnavailable: its file is not there or damaged.
+    """
 
     def __init__(self) -> None:
-        self._session = open_session(_weights())
+        file = weights_file()
+        try:
+            self._session = open_session(file)
+        except Exception as error:  # onnxruntime raises types of its own
+            raise ModelUnavailable(f"{file} cannot be run: {str(error)[:200]}", _REMEDY) from None
 
     def probabilities(self, audio: Audio) -> Iterator[float]:
         """One speech probability per window of 32 ms, the last window filled up with zeros. Memory: one block."""
@@ -74,11 +84,20 @@ class SileroVad:
         return _padded(found, gate.pad_s, audio.duration_s)
 
 
-def _weights() -> Path:
-    spec = find_spec("faster_whisper")
-    if spec is None or spec.origin is None:
-        raise ModelUnavailable("the package faster-whisper is not installed", "install media-pipeline again")
-    return Path(spec.origin).parent / "assets" / "silero_vad_v6.onnx"
+def weights_file() -> Path:
+    """Raises:
+    ModelUnavailable: the package faster-whisper is not installed, or has no such file.
+    """
+    return packaged_file("faster_whisper", "assets/silero_vad_v6.onnx", _REMEDY)
+
+
+def detector_digest() -> str:
+    """Names the weights: other ones hear speech elsewhere.
+
+    Raises:
+        ModelUnavailable: there are none.
+    """
+    return sha256_of(weights_file())
 
 
 def _whole_windows(audio: Audio) -> Iterator[Samples]:
@@ -97,6 +116,7 @@ def _whole_windows(audio: Audio) -> Iterator[Samples]:
 def _raw_spans(probabilities: Iterator[float], gate: Gate) -> Iterator[tuple[Span, list[float]]]:
     """Spans with their probabilities, ended by `min_silence_s` without speech and at least `min_speech_s` long."""
     patience = round(gate.min_silence_s / WINDOW_S)
+    silence = max(gate.threshold - _HYSTERESIS, _SILENCE)
     start: int | None = None
     odds: list[float] = []
     silent = 0
@@ -110,7 +130,7 @@ def _raw_spans(probabilities: Iterator[float], gate: Gate) -> Iterator[tuple[Spa
         # Between the two thresholds nothing changes: a span goes on, a pause that began goes on.
         if probability >= gate.threshold:
             silent = 0
-        elif silent or probability < gate.threshold - _HYSTERESIS:
+        elif silent or probability < silence:
             silent += 1
         if silent > patience:
             yield from _long_enough(start, odds[: len(odds) - silent], gate)

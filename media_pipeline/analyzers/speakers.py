@@ -23,6 +23,7 @@ Measured with GE2E on one thread:
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,7 +40,7 @@ from media_pipeline.analyzers._speaker_turns import Turn, turns_of, voice_of
 from media_pipeline.analyzers._speaker_windows import vector_of, windows_of
 from media_pipeline.analyzers._spec import AnalyzerSpec, Audio, Batch, Medium, ModelChoice, Options
 from media_pipeline.analyzers._speech_channels import Side, all_of, speech_of
-from media_pipeline.analyzers._vad import Gate, SileroVad
+from media_pipeline.analyzers._vad import Gate, SileroVad, detector_digest
 from media_pipeline.analyzers._voice_encoder import Vectors, VoiceEncoder
 from media_pipeline.analyzers._voice_identity import same_speaker_cosine
 from media_pipeline.analyzers._voice_xvector import XVector
@@ -105,19 +106,30 @@ def choose(options: SpeakersOptions, store: ModelStore) -> ModelChoice:
     """
     if options.model is not None:
         file = _onnx_file(options.model, store)
-        return ModelChoice(file.stem, "standard", sha256_of(file), file)
+        return _choice_of(file.stem, "standard", file, options)
     if store.tier == "standard":
         raise ModelUnavailable(
             "no speaker encoder can be downloaded by itself",
             "set MEDIA_PIPELINE_OPTIONS__SPEAKERS__MODEL to an ONNX file of one, or MEDIA_PIPELINE_TIER=auto",
         )
-    file = _voice_ge2e.weights_file()
-    return ModelChoice(_voice_ge2e.NAME, "embedded", _voice_ge2e.digest(file), file)
+    return _choice_of(_voice_ge2e.NAME, "embedded", _voice_ge2e.weights_file(), options)
+
+
+def _choice_of(name: str, tier: str, file: Path, options: SpeakersOptions) -> ModelChoice:
+    digest = _encoder_digest(tier, file)
+    if options.speech_gate:  # it decides what is heard at all
+        digest = hashlib.sha256(f"{digest} {detector_digest()}".encode()).hexdigest()
+    return ModelChoice(name, tier, digest, file)
+
+
+def _encoder_digest(tier: str, file: Path) -> str:
+    return _voice_ge2e.digest(file) if tier == "embedded" else sha256_of(file)
 
 
 def fingerprint(choice: ModelChoice) -> str:
-    """Names the space of its vectors: stored with each."""
-    return f"{choice.name}@{choice.digest[:12]}"
+    """Names the space of its vectors: stored with each. Whatever finds the speech, the same voice lies there."""
+    assert choice.path is not None
+    return f"{choice.name}@{_encoder_digest(choice.tier, choice.path)[:12]}"
 
 
 def load(choice: ModelChoice, device: str, _options: SpeakersOptions) -> Model:
@@ -135,17 +147,6 @@ def run(model: Model, batch: Batch, options: SpeakersOptions) -> pa.Table:
     """One row per turn, in order of time; no rows where nobody speaks."""
     rows = [row for medium in batch for row in _rows(model, medium, options)]
     return pa.Table.from_pylist(rows, schema=SCHEMA)
-
-
-def embed_sample(model: Model, audio: Audio, options: SpeakersOptions | None = None) -> Vectors | None:
-    """The voice of a sample recording as one L2-normalised float32 vector, comparable with `embedding`.
-
-    For enrolment: everybody who speaks in it is taken for the person. None where less than 0.8 s of it is speech.
-    """
-    spans = model.vad.spans(audio, (options or SpeakersOptions()).gate)
-    if sum(span.duration_s for span in spans) < MIN_VOICE_S:
-        return None
-    return vector_of(model.encoder, audio, spans)
 
 
 def preview(rows: pa.Table) -> str:

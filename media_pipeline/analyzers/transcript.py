@@ -9,6 +9,7 @@ Where two channels carry one side of a talk each, each is heard by itself: who s
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -23,7 +24,7 @@ from media_pipeline.analyzers._speech_channels import all_of, speech_of
 from media_pipeline.analyzers._speech_sphinx import Sphinx
 from media_pipeline.analyzers._speech_whisper import Whisper, check_folder
 from media_pipeline.analyzers._speech_windows import Segment, windows
-from media_pipeline.analyzers._vad import Gate, SileroVad
+from media_pipeline.analyzers._vad import Gate, SileroVad, detector_digest
 from media_pipeline.errors import ModelUnavailable
 from media_pipeline.wording import clock
 
@@ -82,10 +83,17 @@ def choose(options: TranscriptOptions, store: ModelStore) -> ModelChoice:
     folder = None if is_default and store.tier == "embedded" else store.obtain(options.model)
     if folder is not None:
         check_folder(folder)
-        return ModelChoice(f"{folder.name} int8", "standard", store.digest(folder), folder)
+        recogniser = f"{store.digest(folder)} faster-whisper {version('faster-whisper')}"
+        digest = hashlib.sha256(_gated(recogniser, options).encode()).hexdigest()
+        return ModelChoice(f"{folder.name} int8", "standard", digest, folder)
     cause, remedy = store.reason(options.model), store.remedy(options.model)
     if not is_default or store.tier == "standard":
         raise ModelUnavailable(cause, remedy)
+    if options.language != "en" and store.tier == "embedded":
+        raise ModelUnavailable(
+            f"the tier is embedded, whose recogniser knows English only, and the language is set to {options.language}",
+            f"set MEDIA_PIPELINE_TIER to auto and {remedy}, or MEDIA_PIPELINE_LANGUAGE=en for a draft in English",
+        )
     if options.language != "en":
         raise ModelUnavailable(
             f"{cause}; the embedded recogniser knows English only and the language is set to {options.language}",
@@ -95,12 +103,22 @@ def choose(options: TranscriptOptions, store: ModelStore) -> ModelChoice:
     return ModelChoice(
         name="pocketsphinx en-us (draft)",
         tier="embedded",
-        digest=f"pocketsphinx {version('pocketsphinx')}",
+        digest=_gated(f"pocketsphinx {version('pocketsphinx')}", options),
         warning=None if store.tier == "embedded" else f"{cause}: a rough English draft was made instead; {remedy}",
     )
 
 
+def _gated(recogniser: str, options: TranscriptOptions) -> str:
+    """What a recogniser is known by, and the voice detector that decides what it hears."""
+    return f"{recogniser}, Silero {detector_digest()[:12]}" if options.speech_gate else recogniser
+
+
 def load(choice: ModelChoice, device: str, options: TranscriptOptions) -> Model:
+    """The recogniser and the voice detector before it.
+
+    Raises:
+        ModelUnavailable: one of them cannot be opened, and why.
+    """
     if choice.path is None:
         return Model(SileroVad(), Sphinx())
     return Model(SileroVad(), Whisper(choice.path, device, options.beam_size, options.threads))

@@ -89,7 +89,8 @@ class Results:
     def leave(self, stage: Stage, waiting: Sequence[Result], todo: Mapping[str, Todo], run_id: str) -> list[Outcome]:
         """They wait for a later run. What stands from before goes on standing; of others the ledger says why."""
         outcomes = [replace(_outcome(stage, result, todo[result.media_id]), status="unavailable") for result in waiting]
-        news = [o for o in outcomes if (s := todo[o.media_id].standing) is None or s.status != "done"]
+        standing = {o.media_id: todo[o.media_id].standing for o in outcomes}
+        news = [o for o in outcomes if (s := standing[o.media_id]) is None or (s.status != "done" and not _same(s, o))]
         self._ledger.record([entry_of(stage, outcome, run_id) for outcome in news])
         return outcomes
 

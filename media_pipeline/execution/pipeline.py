@@ -14,7 +14,7 @@ import pyarrow as pa
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._registry import registry
 from media_pipeline.config import Settings
-from media_pipeline.errors import BudgetReached, DiskFull, MediaPipelineError, WorkerLost
+from media_pipeline.errors import BudgetReached, DiskFull, MediaPipelineError, ModelUnavailable, WorkerLost
 from media_pipeline.execution.committing import Results
 from media_pipeline.execution.decoded import DecodedMedia
 from media_pipeline.execution.executor import Relay
@@ -206,7 +206,7 @@ class Pipeline:
         committed = time.monotonic()
         try:
             for result in second_chance(stage, [t.known for t in by_id.values()]):
-                if isinstance(result.error, BudgetReached):
+                if isinstance(result.error, BudgetReached | ModelUnavailable):
                     waiting.append(result)
                     continue
                 if result.error is not None and result.error.retryable and not isinstance(result.error, WorkerLost):

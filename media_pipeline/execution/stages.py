@@ -21,7 +21,7 @@ from media_pipeline.analyzers._markdown import escaped
 from media_pipeline.analyzers._registry import registry
 from media_pipeline.analyzers._spec import AnalyzerSpec, Medium, ModelChoice, Options
 from media_pipeline.config import Settings
-from media_pipeline.errors import MediaPipelineError, UsageError
+from media_pipeline.errors import MediaPipelineError, ModelUnavailable, UsageError
 from media_pipeline.execution.outcome import StageInfo
 from media_pipeline.execution.rows import by_medium
 from media_pipeline.media.decode import DECODE_VERSION
@@ -69,7 +69,11 @@ class Stage(Protocol):
         """
 
     def compute(self, media: Iterable[KnownMedium]) -> Iterator[Result]:
-        """Results as they complete, in any order, exactly one per medium."""
+        """Results as they complete, in any order, exactly one per medium.
+
+        One with the error ModelUnavailable or BudgetReached says that there is no result yet, not that the medium
+        failed.
+        """
 
 
 def stage_infos() -> list[StageInfo]:
@@ -223,9 +227,27 @@ class AnalyzerStage:
             # Without a model only media that have nothing to analyse come here: reading the inputs settles them all.
             deque(inputs, maxlen=0)
         else:
-            for result in self._executor.run(self.spec, self.choice, self.options, inputs):
-                yield self._described(result)
+            answered: set[str] = set()
+            try:
+                for result in self._executor.run(self.spec, self.choice, self.options, inputs):
+                    answered.add(result.media_id)
+                    yield self._described(result)
+            except ModelUnavailable as error:
+                answered |= {result.media_id for result in settled}
+                yield from self._without_model([m.media_id for m in todo if m.media_id not in answered], error)
         yield from settled
+
+    def _without_model(self, media_ids: list[str], why: ModelUnavailable) -> Iterator[Result]:
+        """The model cannot be opened: who has nothing to analyse is done all the same, the others wait.
+
+        Told from tables: to find out that nothing can be computed nothing is decoded.
+        """
+        decoded = [need for need in self.needs if need in ("frames", "audio")]
+        kinds = self._kinds(media_ids) if decoded else {}
+        full = {i for need in decoded for i in self._tables.read(need, media_ids, ["media_id"])["media_id"].to_pylist()}
+        for media_id in media_ids:
+            says_nothing = decoded and (media_id not in full or kinds.get(media_id) not in self.spec.kinds)
+            yield Result(media_id) if says_nothing else Result(media_id, error=why)
 
     def _described(self, result: AnalyzerResult) -> Result:
         if result.rows is None:

@@ -7,6 +7,7 @@ import io
 import numpy as np
 from PIL import Image, ImageCms
 
+from media_pipeline.grey import eight_bits, is_deep
 from media_pipeline.media.frames import fit
 
 _RESIZABLE = frozenset({"RGB", "RGBX", "L", "CMYK", "YCbCr", "LAB"})
@@ -17,8 +18,8 @@ def to_rgb(image: Image.Image, max_side: int) -> Image.Image:
     size = fit(*image.size, max_side)
     if image.mode in _RESIZABLE and size != image.size:  # first smaller, then converted: half the memory
         image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-    if image.mode[0] in "IF" or image.mode.startswith("I;"):
-        image = _eight_bits(image)
+    if is_deep(image):
+        image = eight_bits(image)
     elif image.mode in ("CMYK", "LAB"):
         image = _managed(image)
     elif image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
@@ -42,17 +43,6 @@ def flatten(rgba: Image.Image) -> Image.Image:
     bright = seen > 0 and float((luma * weights).sum()) / seen > 127.5
     ground = Image.new("RGBA", rgba.size, (0, 0, 0, 255) if bright else (255, 255, 255, 255))
     return Image.alpha_composite(ground, rgba).convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """Grey of 16 or 32 bits: integers by the depth they use, floating point by their range."""
-    values = np.asarray(image).astype(np.float32)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
-    if image.mode != "F" and low >= 0:
-        low, high = 0.0, next((top for top in (255.0, 4095.0, 65535.0) if high <= top), high)
-    scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
-    return Image.fromarray(scaled.astype(np.uint8), "L")
 
 
 def _managed(image: Image.Image) -> Image.Image:
