@@ -79,6 +79,15 @@ def test_jitter_and_time_stamps_gone_mad_insert_nothing(tmp_path: Path) -> None:
     assert sink.jumps >= 1
 
 
+def test_an_overlap_is_one_jump_and_the_next_hole_makes_up_for_it(tmp_path: Path) -> None:
+    sink = write(tmp_path, (0.0, _synth.tone(2.0, 1000)), (1.5, _synth.tone(2.0, 1000)), (5.0, _synth.tone(1.0, 1000)))
+    assert sink.jumps == 1
+    assert sink.duration_s == pytest.approx(6.0, abs=0.01)
+    audio = reader(tmp_path, sink)
+    for start, end, sounds in ((0.1, 3.9, True), (4.1, 4.9, False), (5.1, 5.9, True)):
+        assert (level(audio.read(start, end)) > 0.3) is sounds, (start, end)
+
+
 def test_any_span_is_the_same_as_in_the_whole(tmp_path: Path) -> None:
     rng = np.random.default_rng(3)
     sink = write(tmp_path, (0.0, rng.uniform(-0.5, 0.5, SAMPLE_RATE * 30)), rate=SAMPLE_RATE)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +18,7 @@ from media_pipeline.config import DecodeLimits, Sampling
 from media_pipeline.media.cache import FACTS_FILE, Cache
 from media_pipeline.media.frames import FRAMES_FILE, FrameSink
 from media_pipeline.media.types import MediaFacts
+from media_pipeline.storage.processes import boot_id
 from media_pipeline_tests import _synth
 
 IDS = [f"{i:02x}" * 32 for i in range(4)]
@@ -84,15 +90,140 @@ def test_discarding_is_repeatable(cache: Cache) -> None:
     assert not list((cache.root / ".incoming").iterdir())
 
 
-def test_leavings_of_killed_processes_are_removed_and_those_of_the_living_kept(cache: Cache) -> None:
-    stray = cache.root / ".incoming" / f"99999999-0-{IDS[0]}"
-    stray.mkdir(parents=True)
-    os.utime(stray, (0, 0))
-    mine = cache.incoming(IDS[1])
-    os.utime(mine, (0, 0))
+WRITER = """\
+import sys
+from pathlib import Path
+from media_pipeline.media.incoming import Incoming
+print(Incoming(Path(sys.argv[1])).make(sys.argv[2]), flush=True)
+sys.stdin.read()
+"""
+Start = Callable[[Cache, str], "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Processes that ask for a folder and go on living, behind a prefix that runs them."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(cache: Cache, prefix: str = "") -> subprocess.Popen[str]:
+        command = [*prefix.split(), sys.executable, "-c", WRITER, str(cache.root / ".incoming"), IDS[len(started)]]
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+        started.append(
+            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
+        )
+        return started[-1]
+
+    yield run
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def folder_of(process: subprocess.Popen[str]) -> Path:
+    assert process.stdout is not None
+    return Path(process.stdout.readline().strip())
+
+
+def make_old(folder: Path, age_s: float) -> None:
+    for path in (folder, folder.with_name(f"{folder.name}.lock"), *folder.iterdir()):
+        if path.exists():
+            os.utime(path, (time.time() - age_s,) * 2)
+
+
+def left(cache: Cache) -> set[Path]:
+    """Folders being written; whatever lies beside them must be theirs."""
+    paths = set((cache.root / ".incoming").iterdir())
+    folders = {path for path in paths if path.is_dir()}
+    assert {path.with_suffix("") for path in paths - folders} <= folders
+    return folders
+
+
+def test_what_nobody_holds_is_removed_and_what_somebody_holds_is_kept(cache: Cache) -> None:
+    # Named as if it were of a process that runs: this one, and the first of every container.
+    for name in (f"{os.getpid()}-0-x", "1-0-x"):
+        (cache.root / ".incoming" / name).mkdir(parents=True)
+        (cache.root / ".incoming" / f"{name}.lock").touch()
+    mine, again = cache.incoming(IDS[0]), Cache(cache.root, 1 << 30).incoming(IDS[0])
+    for folder in (mine, again):
+        make_old(folder, 1e6)
+    Cache(cache.root, 1 << 30).evict()
+    assert left(cache) == {mine, again}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "prefix", ["", "unshare --fork --kill-child --pid --mount-proc"], ids=["here", "in a container"]
+)
+def test_leavings_of_killed_processes_are_removed_and_those_of_the_living_kept(
+    cache: Cache, start: Start, prefix: str
+) -> None:
+    if prefix and subprocess.run([*prefix.split(), "true"], capture_output=True).returncode:
+        pytest.skip("needs the right to make a namespace")
+    # In containers of their own both are process 1, which exists here, too.
+    first, second = start(cache, prefix), start(cache, prefix)
+    killed, living = folder_of(first), folder_of(second)
+    mine = cache.incoming(IDS[3])
+    for folder in (killed, living, mine):
+        make_old(folder, 1e6)
     cache.evict()
-    assert not stray.exists()
-    assert mine.exists()
+    assert left(cache) == {killed, living, mine}
+    first.kill()
+    first.wait()
+    deadline = time.monotonic() + 5  # --kill-child takes a moment
+    while killed.exists() and time.monotonic() < deadline:
+        cache.evict()
+    assert left(cache) == {living, mine}
+    cache.abandon(mine)
+    assert left(cache) == {living}
+
+
+def test_where_locks_may_end_at_the_machine_only_what_is_certainly_dead_is_removed(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("media_pipeline.media.incoming.is_shared", lambda _: True)
+    incoming = cache.root / ".incoming"
+
+    def leave(name: str, boot: str, age_s: float) -> Path:
+        folder = incoming / name
+        folder.mkdir(parents=True)
+        (folder / "audio.flac").touch()
+        (incoming / f"{name}.lock").write_text(boot)
+        make_old(folder, age_s)
+        return folder
+
+    leave("mine", boot_id(), 0)
+    leave("forgotten", "of another machine", 90_000)
+    elsewhere = leave("elsewhere", "of another machine", 80_000)
+    busy = leave("busy", "of another machine", 90_000)
+    (busy / "frames.arrow").touch()
+    held = leave("held", "of another machine", 1e6)
+    with (incoming / "held.lock").open("rb") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        cache.evict()
+    assert left(cache) == {elsewhere, busy, held}
+
+
+def test_folders_without_a_lock_go_after_a_day(cache: Cache) -> None:
+    for name, age_s in (("1-0-old", 90_000), ("1-1-young", 80_000)):
+        folder = cache.root / ".incoming" / name
+        folder.mkdir(parents=True)
+        (folder / FRAMES_FILE).touch()
+        make_old(folder, age_s)
+    cache.evict()
+    assert left(cache) == {cache.root / ".incoming" / "1-1-young"}
+
+
+def test_forgetting_removes_what_was_being_decoded(cache: Cache) -> None:
+    fill(cache, IDS[0])
+    other = cache.incoming(IDS[1])
+    cache.incoming(IDS[0])
+    shutil.rmtree(cache.incoming(IDS[0]))  # killed on its way out: the lock file remains
+    cache.forget(IDS[0])
+    assert left(cache) == {other}
+    assert cache.get(IDS[0], "f") is None
+    fill(cache, IDS[1])
+    cache.abandon(other)
+    assert not list((cache.root / ".incoming").iterdir())
 
 
 @pytest.mark.slow

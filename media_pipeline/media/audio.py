@@ -97,6 +97,7 @@ class AudioSink:
         self._form: tuple[str, str, int] | None = None  # what the resampler was made for
         self._waiting: list[Any] = []
         self._expected_s: float | None = None
+        self._late_s = 0.0  # by how much sound is written later than its time stamps say
         self.holes_s = 0.0
         self.jumps = 0
 
@@ -134,7 +135,9 @@ class AudioSink:
 
     def add(self, frame: Any, time_s: float | None) -> None:
         """Takes an av.AudioFrame that sounds at ``time_s`` (None: right after the last)."""
-        if time_s is not None and (self._expected_s is None or abs(time_s - self._expected_s) > JITTER_S):
+        if time_s is not None and (
+            self._expected_s is None or abs(time_s + self._late_s - self._expected_s) > JITTER_S
+        ):
             self._move_to(time_s)
         start = self._expected_s if self._expected_s is not None else 0.0
         self._expected_s = start + frame.samples / frame.sample_rate
@@ -179,18 +182,22 @@ class AudioSink:
 
     def _move_to(self, time_s: float) -> None:
         self._drain()
-        self._expected_s = max(time_s, 0.0)
+        self._expected_s, self._late_s = max(time_s, 0.0), 0.0
         hole = round(self._expected_s * SAMPLE_RATE) - self._mean.written
         if hole > MAX_HOLE_S * SAMPLE_RATE:
-            self.jumps += 1
-            self._expected_s = self.duration_s
+            self._go_on(time_s)
         elif hole > 0:
             self.holes_s += hole / SAMPLE_RATE
             self._mean.pad(self._mean.written + hole)
         elif hole < -JITTER_S * SAMPLE_RATE:
             # Time that was heard already: the overlap is written once more rather than cut, and the clock goes on.
-            self.jumps += 1
-            self._expected_s = self.duration_s
+            self._go_on(time_s)
+
+    def _go_on(self, time_s: float) -> None:
+        """Right after what is written; also what follows, as far as its time stamps follow this one."""
+        self.jumps += 1
+        self._expected_s = self.duration_s
+        self._late_s = self._expected_s - time_s
 
     def _write_frames(self, frames: list[Any]) -> None:
         for frame in frames:

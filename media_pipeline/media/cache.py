@@ -6,7 +6,7 @@
                         audio.flac           16 kHz mono
                         audio-side.flac      half of left minus right, where each carries a voice of its own
                         thumbnail.jpg        at most 4 KB, for people
-    cache/.incoming/<pid>-…/                 being written; renamed into place when complete
+    cache/.incoming/…/                       being written (`incoming`); renamed into place when complete
 
 Everything read here was written by our own code in our own formats, never copied from a foreign file.
 """
@@ -15,10 +15,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-import itertools
 import json
 import os
-import shutil
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -33,12 +31,12 @@ from PIL import Image
 from media_pipeline.errors import StorageConflict
 from media_pipeline.media.audio import AUDIO_FILE, SIDE_FILE, AudioReader
 from media_pipeline.media.frames import CACHED_FRAMES, FRAMES_FILE, THUMBNAIL_FILE
+from media_pipeline.media.incoming import Incoming
 from media_pipeline.media.scores import FRAME_SCORES, SCORES_FILE
 from media_pipeline.media.types import MediaFacts, facts_from_json, facts_to_json
 from media_pipeline.storage.schemas import FRAMES
 
 FACTS_FILE = "facts.json"
-_STALE_S = 600
 # The limit is looked at whenever a process has added a twentieth of it, and then a tenth is left free: what two
 # processes may add before they look again.
 _LOOK_EVERY, _LEFT_FREE = 1 / 20, 1 / 10
@@ -142,10 +140,9 @@ class CacheEntry:
 class Cache:
     """The folder of all media. Several processes may use it at once."""
 
-    _numbers = itertools.count()
-
     def __init__(self, root: Path, max_bytes: int) -> None:
         self._root = root.absolute()
+        self._incoming = Incoming(self._root / ".incoming")
         self._max_bytes = max_bytes
         self._added = 0  # bytes by this process since it looked at the limit
 
@@ -173,10 +170,12 @@ class Cache:
         return frames, sum(sound)
 
     def incoming(self, media_id: str) -> Path:
-        """A new empty folder to decode into; `commit` or `abandon` it."""
-        folder = self._root / ".incoming" / f"{os.getpid()}-{next(self._numbers)}-{media_id}"
-        folder.mkdir(parents=True)
-        return folder
+        """A new empty folder to decode into; `commit` or `abandon` it. It is safe while this process lives.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        return self._incoming.make(media_id)
 
     def commit(self, incoming: Path, media_id: str, fingerprint: str, facts: MediaFacts) -> None:
         """Makes a complete folder visible, replacing what was there."""
@@ -193,24 +192,22 @@ class Cache:
                 if not folder.exists():
                     raise
                 self.discard(media_id)
+        self._incoming.release(incoming)
         self._added += size
         if self._added > self._max_bytes * _LOOK_EVERY:
             self.make_room()
 
     def abandon(self, incoming: Path) -> None:
-        shutil.rmtree(incoming, ignore_errors=True)
+        self._incoming.remove(incoming)
 
     def discard(self, media_id: str) -> None:
         """Removes a medium; nobody ever sees half of it. Whoever has it open keeps reading."""
-        grave = self.incoming(media_id)
         with contextlib.suppress(FileNotFoundError):
-            self._folder(media_id).rename(grave / "old")
-        self.abandon(grave)
+            self._incoming.discard(self._folder(media_id), media_id)
 
     def forget(self, media_id: str) -> None:
         """Removes a medium and what was being decoded of it. Nobody may be decoding it."""
-        for stray in (self._root / ".incoming").glob(f"*-{media_id}"):
-            self.abandon(stray)
+        self._incoming.forget(media_id)
         self.discard(media_id)
 
     def make_room(self) -> int:
@@ -223,7 +220,7 @@ class Cache:
 
     def evict(self, keep: Collection[str] = ()) -> int:
         """Removes the least recently used media, except ``keep``, until the limit holds; returns the bytes freed."""
-        self._bury_strays()
+        self._incoming.bury()
         return self._evict(self._max_bytes, keep, used_before=float("inf"))
 
     def _evict(self, limit: int, keep: Collection[str], used_before: float) -> int:
@@ -251,17 +248,6 @@ class Cache:
             except OSError:  # another process was faster
                 continue
             yield used, size, folder.name
-
-    def _bury_strays(self) -> None:
-        """Folders of processes that were killed."""
-        for folder in (self._root / ".incoming").glob("*"):
-            owner = folder.name.split("-")[0]
-            try:
-                old = time.time() - folder.stat().st_mtime > _STALE_S
-            except OSError:
-                continue
-            if old and not Path("/proc", owner).exists():
-                self.abandon(folder)
 
     def _folder(self, media_id: str) -> Path:
         return self._root / media_id[:2] / media_id

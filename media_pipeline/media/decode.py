@@ -34,7 +34,7 @@ from media_pipeline.media.cache import Cache
 from media_pipeline.media.sandbox import Child, Exit, Message, Sandbox, error_of
 from media_pipeline.media.types import MediaFacts, facts_from_json
 
-DECODE_VERSION = "3"  # bump when the cached frames or sound of any medium may change
+DECODE_VERSION = "4"  # bump when the cached frames or sound of any medium may change
 
 # Decoders leak and fragment; a new child costs a few milliseconds.
 _MEDIA_PER_CHILD = 200

@@ -11,13 +11,13 @@ import errno
 import fcntl
 import hashlib
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 
 from media_pipeline.errors import CorruptMedia, DiskFull, InputError, LimitExceeded, StorageUnavailable
+from media_pipeline.media.locked import create_locked, unheld
 from media_pipeline.storage.sightings import stamp
 from media_pipeline.storage.sources import KnownMedium
 
@@ -98,25 +98,16 @@ class Originals:
         """Delete what killed runs left half-written; what living processes write is left alone."""
         removed = 0
         for leftover in self._incoming.iterdir():
-            try:
-                handle = os.open(leftover, os.O_RDONLY | os.O_NOFOLLOW)
-            except OSError:
-                continue  # its writer was faster: finished and gone
-            try:
-                # Shared: NFS gives an exclusive lock to those only who have the file open for writing (flock(2)).
-                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                leftover.unlink(missing_ok=True)
-                removed += 1
-            except BlockingIOError:
-                pass  # its writer lives
-            finally:
-                os.close(handle)
+            with unheld(leftover) as handle:
+                if handle is not None:
+                    leftover.unlink(missing_ok=True)
+                    removed += 1
         return removed
 
     @contextmanager
     def _temporary(self) -> Iterator[tuple[int, Path]]:
         with _own_errors(self._folder):
-            handle, path = self._open_temporary()
+            handle, path = create_locked(self._incoming)
         try:
             yield handle, path
         finally:
@@ -125,15 +116,6 @@ class Originals:
                     path.unlink(missing_ok=True)  # already renamed when all went well
                 finally:
                     os.close(handle)
-
-    def _open_temporary(self) -> tuple[int, Path]:
-        while True:
-            path = self._incoming / secrets.token_hex(16)
-            handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-            fcntl.flock(handle, fcntl.LOCK_EX)
-            if os.fstat(handle).st_nlink:  # 0: a cleaner came between the two calls above
-                return handle, path
-            os.close(handle)
 
     def _publish(self, handle: int, temporary: Path, place: Path) -> None:
         with _own_errors(self._folder):

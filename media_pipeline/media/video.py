@@ -5,33 +5,26 @@ from __future__ import annotations
 import errno
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from media_pipeline.config import DecodeLimits, Sampling
-from media_pipeline.errors import CorruptMedia, LimitExceeded, UnsupportedMedia
+from media_pipeline.errors import CorruptMedia, UnsupportedMedia
 from media_pipeline.media import probe
 from media_pipeline.media.audio import AudioSink
-from media_pipeline.media.frames import FrameSink, fit, output_exceeded, write_thumbnail
-from media_pipeline.media.sampling import ContentScore, FrameSampler, Pick, Seen, Spread, reduce
-from media_pipeline.media.scores import Rhythm, Scores
+from media_pipeline.media.frames import output_exceeded, write_thumbnail
 from media_pipeline.media.sniff import Sniffed, mime_of
+from media_pipeline.media.timeline import Clock, Timeline
 from media_pipeline.media.types import MediaFacts
+from media_pipeline.media.video_track import Display, VideoTrack, too_many_pixels
 
 # No demuxer may open another file or a network address, whatever the container asks for.
 _OPEN_OPTIONS = {"protocol_whitelist": "file", "enable_drefs": "0"}
 _TICK = Fraction(1, 1_000_000)  # of av.Container.start_time
 # Errors in a row after which the rest is taken for lost instead of being searched through.
 _MAX_ERRORS_IN_A_ROW = 1000
-
-# Frames looked at in one go, and how large they may be together. Decoding drives all else out of the processor's
-# caches: to look at every frame by itself would cost a third more.
-_MAX_WAITING = 4
-_MAX_WAITING_PIXELS = 4_000_000
 
 # What is not the fault of the content: memory, disk, quota, output limit.
 _NOT_THE_MEDIUM = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
@@ -40,167 +33,6 @@ _NOT_THE_MEDIUM = frozenset({errno.ENOMEM, errno.ENOSPC, errno.EDQUOT, errno.EFB
 _CONTAINERS = {"mov": "mov,mp4,m4a,3gp,3g2,mj2", "matroska": "matroska,webm"}
 
 Beat = Callable[[], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Display:
-    """How a decoded frame becomes what is seen: pixel shape and display matrix."""
-
-    rotation: int  # degrees as ffprobe reports them: counter-clockwise positive
-    aspect: Fraction  # of one pixel, width / height
-
-    @property
-    def clockwise(self) -> int:
-        return -self.rotation % 360
-
-    @classmethod
-    def of(cls, frame: Any, stream: Any) -> Display:
-        aspect = stream.sample_aspect_ratio or Fraction(1)
-        if not Fraction(1, 10) <= aspect <= 10:
-            aspect = Fraction(1)
-        return cls(round(frame.rotation), aspect)
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        wide = max(1, round(width * self.aspect))
-        return (height, wide) if self.clockwise in (90, 270) else (wide, height)
-
-    def image(self, frame: Any, max_side: int) -> Image.Image:
-        """RGB, upright, at most ``max_side`` pixels long."""
-        width, height = fit(max(1, round(frame.width * self.aspect)), frame.height, max_side)
-        if "a" in frame.format.name and any(c.is_alpha for c in frame.format.components):
-            from media_pipeline.media.pixels import flatten
-
-            rgba = frame.reformat(width, height, "rgba", interpolation="AREA").to_ndarray()
-            image = flatten(Image.fromarray(rgba, "RGBA"))
-        else:
-            image = Image.fromarray(frame.reformat(width, height, "rgb24", interpolation="AREA").to_ndarray())
-        # Pillow turns counter-clockwise.
-        turns = {90: Image.Transpose.ROTATE_270, 180: Image.Transpose.ROTATE_180, 270: Image.Transpose.ROTATE_90}
-        return image.transpose(turns[self.clockwise]) if self.clockwise in turns else image
-
-
-class VideoTrack:
-    """The chosen video stream: every frame is scored and counted, few are kept."""
-
-    def __init__(
-        self,
-        stream: Any,
-        folder: Path,
-        sampling: Sampling,
-        limits: DecodeLimits,
-        *,
-        origin_s: float,
-        length_s: float | None,
-    ) -> None:
-        self.stream = stream
-        self.count = 0
-        self.damaged = 0
-        self.display: Display | None = None
-        self.size = (0, 0)
-        self.end_s = 0.0
-        self.first_s: float | None = None
-        self.last_s = 0.0
-        self.rhythm = Rhythm()
-        self._waiting: list[Any] = []
-        self._limits, self._sampling, self._origin_s = limits, sampling, origin_s
-        self._tick_s = float(stream.time_base or 0)
-        self._step_s = 1 / float(stream.average_rate or 25)
-        self._sink = FrameSink(folder, sampling, limits)
-        self._scores = Scores(folder)
-        self._score = ContentScore()
-        self._spread = Spread(sampling)
-        self._sampler: FrameSampler[Any] = FrameSampler(self._spread.gap_s, length_s)
-
-    def add(self, frame: Any) -> None:
-        pixels = frame.width * frame.height
-        if pixels > self._limits.max_pixels:
-            raise too_many_pixels(frame.width, frame.height, self._limits)
-        self._waiting.append(frame)
-        if len(self._waiting) >= min(_MAX_WAITING, _MAX_WAITING_PIXELS // pixels):
-            self._take_all()
-
-    def _take_all(self) -> None:
-        for frame in self._waiting:
-            self._take(frame)
-        self._waiting.clear()
-
-    def _take(self, frame: Any) -> None:
-        if self.display is None:
-            self._begin(frame)
-        if self.count >= self._limits.max_frames:
-            raise LimitExceeded(
-                f"the video has more than {self._limits.max_frames:,} frames",
-                "cut it into parts or raise MEDIA_PIPELINE_DECODE__MAX_FRAMES",
-            )
-        time_s = self._time(frame)
-        small = reduce(frame)
-        score = self._score(small)
-        self._scores.add(time_s, score)
-        self.rhythm.add(time_s)
-        self.damaged += bool(frame.is_corrupt)
-        for pick in self._sampler.push(Seen(self.count, time_s, score, small, frame)):
-            self._keep(pick)
-        self.count += 1
-
-    def finish(self) -> str | None:
-        """Writes what was kept; returns the perceptual hash of the middle frame."""
-        self._take_all()
-        for pick in self._sampler.finish():
-            self._keep(pick)
-        self._scores.finish()
-        kept = self._spread.items()
-        self._sink.finish(kept)
-        return kept[len(kept) // 2].phash if kept else None
-
-    def close(self) -> None:
-        self._scores.close()
-        self._sink.close()
-
-    @property
-    def fps(self) -> float | None:
-        if self.stream.average_rate:
-            return float(self.stream.average_rate)
-        span = self.last_s - (self.first_s or 0.0)
-        return (self.count - 1) / span if span > 0 else None
-
-    def _begin(self, frame: Any) -> None:
-        self.display = Display.of(frame, self.stream)
-        self.size = self.display.size(frame.width, frame.height)
-
-    def _time(self, frame: Any) -> float:
-        """Seconds from the beginning of the medium; never backwards, whatever the time stamps say."""
-        seen = frame.time  # computed in C: fractions in Python would cost more than the score
-        if seen is None:
-            time_s = self.last_s + self._step_s if self.count else 0.0
-        else:
-            time_s = max(0.0, seen - self._origin_s, self.last_s)
-        if self.first_s is None:
-            self.first_s = time_s
-        self.last_s = time_s
-        length = frame.duration * self._tick_s if frame.duration else self._step_s
-        self.end_s = max(self.end_s, time_s + min(length, 10.0))
-        return time_s
-
-    def _keep(self, pick: Pick[Any]) -> None:
-        assert self.display is not None
-        frame = pick.seen.picture
-        time_base = frame.time_base or Fraction(1, 1000)
-        spooled = self._sink.add(
-            self.display.image(frame, self._sampling.max_side_px),
-            index=pick.seen.index,
-            size=self.display.size(frame.width, frame.height),
-            scene_index=pick.scene_index,
-            pts=round(pick.seen.time_s / time_base),
-            time_base=time_base,
-        )
-        self._spread.add(pick.seen.time_s, pick.opens_scene, spooled)
-
-
-def too_many_pixels(width: int, height: int, limits: DecodeLimits) -> LimitExceeded:
-    return LimitExceeded(
-        f"the picture measures {width:,} x {height:,} pixels, more than {limits.max_pixels:,}",
-        "reduce it or raise MEDIA_PIPELINE_DECODE__MAX_PIXELS",
-    )
 
 
 def decode_stream(
@@ -252,7 +84,7 @@ class _Pass:
     ) -> None:
         self._container, self._sniffed, self._folder, self._limits = container, sniffed, folder, limits
         origin = container.start_time
-        self._origin_s = float(origin * _TICK) if origin is not None else 0.0
+        self._timeline = Timeline(float(origin * _TICK) if origin is not None else 0.0)
         self._video = self._choose("video")
         self._audio = self._choose("audio")
         if self._video is None and self._audio is None:
@@ -265,8 +97,9 @@ class _Pass:
             context.thread_count = threads
             context.thread_type = "AUTO" if threads > 1 else "NONE"
             length_s = probe.stream_duration_s(container, [self._video])
-            self._track = VideoTrack(self._video, folder, sampling, limits, origin_s=self._origin_s, length_s=length_s)
-        self._sound = AudioSink(folder)
+            clock = Clock(self._timeline)
+            self._track = VideoTrack(self._video, folder, sampling, limits, clock=clock, length_s=length_s)
+        self._sound, self._sound_clock = AudioSink(folder), Clock(self._timeline)
         self._errors: Counter[str] = Counter()
         self._cover: Any = None
 
@@ -330,7 +163,7 @@ class _Pass:
                 self._track.add(frame)
         elif stream is self._audio:
             for frame in packet.decode():
-                self._sound.add(frame, None if frame.time is None else frame.time - self._origin_s)
+                self._sound.add(frame, self._sound_clock.place(frame.time, frame.samples / frame.sample_rate))
             if self._sound.size_bytes > self._limits.max_output_bytes:
                 raise output_exceeded(self._limits.max_output_bytes)
         elif self._cover is None and packet.size:
@@ -349,8 +182,11 @@ class _Pass:
         video = kind == "video" and track is not None
         shown_s = track.end_s if video and track else 0.0
         decoded_s = max(shown_s, sound.duration_s)
-        claimed_s = probe.header_duration_s(self._container)
-        expected_s = probe.stream_duration_s(self._container, [s for s in (self._video, self._audio) if s is not None])
+        claimed_s = expected_s = None
+        if not self._timeline.jumps_s:  # else they may be the distance between two time stamps that mean nothing
+            claimed_s = probe.header_duration_s(self._container)
+            chosen = [s for s in (self._video, self._audio) if s is not None]
+            expected_s = probe.stream_duration_s(self._container, chosen)
         cut_off = expected_s is not None and decoded_s < expected_s - max(1.0, 0.05 * expected_s)
         streams = [
             replace(s, frames=track.count, rotation=track.display.rotation)
@@ -395,6 +231,8 @@ class _Pass:
             warnings.append(f"{self._errors['damaged']} damaged packets were left out")
         if self._track is not None and self._track.damaged:
             warnings.append(f"{self._track.damaged} frames are damaged")
+        if self._timeline.jumps_s:
+            warnings.append(self._timeline.warning)
         if self._sound.jumps:
             warnings.append(f"the time stamps of the sound jump {self._sound.jumps} times")
         if self._sound.cancels:

@@ -23,7 +23,7 @@ def signature(pid: int | None = None) -> str:
     state, start_ticks = fields[0], fields[19]
     if state in "ZX":
         raise ProcessLookupError(pid)
-    return f"{socket.gethostname()}:{_boot_id()}:{pid}:{start_ticks}"
+    return f"{socket.gethostname()}:{boot_id()}:{pid}:{start_ticks}"
 
 
 def is_alive(signed: str) -> bool | None:
@@ -32,11 +32,12 @@ def is_alive(signed: str) -> bool | None:
     if host != socket.gethostname():
         return None
     try:
-        return boot == _boot_id() and signature(int(pid)) == signed
+        return boot == boot_id() and signature(int(pid)) == signed
     except ProcessLookupError:
         return False
 
 
 @cache
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Names this start of this machine's kernel; the same in all its containers."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
