@@ -123,8 +123,8 @@ class ScriptedRunner:
     def end(self, partition_keys: Sequence[str]) -> None:
         self.around.append("end")
 
-    def release(self, partition_keys: Sequence[str]) -> None:
-        self.around.append("release")
+    def release(self, partition_keys: Sequence[str], *, because: str | None = None) -> None:
+        self.around.append(f"release: {because}" if because else "release")
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         self.around.append("finish")

@@ -21,7 +21,7 @@ from media_pipeline.engine.instance import open_instance
 from media_pipeline.engine.partitions import MEDIA, PARTITIONS_NAME, announce, range_tags
 from media_pipeline.engine.submit import ANALYZE_JOB, execute_batch
 from media_pipeline.engine.tags import FORCE_TAG
-from media_pipeline.errors import DiskFull, StorageConflict
+from media_pipeline.errors import CorruptMedia, DiskFull, MediaPipelineError, StorageConflict, UsageError, WorkerLost
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline_tests._stages import NAMES, STAGES, ScriptedRunner
 
@@ -209,14 +209,58 @@ def test_only_retryable_errors_are_retried(instance, job, keys, monkeypatch) -> 
     result = run(job, instance, runner, keys[:1])
     assert result.success
     assert [name for name, *_ in runner.calls].count("ocr") == 3
+    assert runner.around == ["begin", "finish", "end"]
 
     runner = ScriptedRunner(errors={"ocr": [DiskFull("no room left", "make room")]})
     result = run(job, instance, runner, keys[1:2])
     assert not result.success
     assert [name for name, *_ in runner.calls].count("ocr") == 1
-    assert runner.around == ["begin"], "the attempt stays open: the sensor asks again when there is room"
+    assert runner.around == ["begin", "release: no room left; make room"], "the sensor asks again"
     failure = next(event for event in result.all_events if event.is_step_failure)
     assert failure.step_failure_data.user_failure_data.description == "no room left; make room"
+
+
+@pytest.mark.slow
+def test_media_are_not_blamed_for_writers_that_collide_each_time(instance, job, keys, monkeypatch) -> None:
+    monkeypatch.setattr("media_pipeline.assets.stages.RETRY_WAIT_S", 0)
+    runner = ScriptedRunner(errors={"ocr": [StorageConflict("writers collided") for _ in range(3)]})
+    result = run(job, instance, runner, keys[:1])
+    assert not result.success
+    assert runner.around == ["begin", "release: writers collided"]
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert failure.step_failure_data.user_failure_data.description == "writers collided"
+
+
+@pytest.mark.parametrize(
+    ("error", "around"),
+    [
+        (UsageError("no such option", "see --help"), ["begin", "release: no such option; see --help"]),
+        (DiskFull("no room left"), ["begin", "release: no room left"]),
+        (StorageConflict("writers collided"), ["begin", "release: writers collided"]),
+        (CorruptMedia("cannot be read"), ["begin"]),
+        (WorkerLost("it died"), ["begin"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_only_what_lies_in_a_medium_counts_as_its_attempt(error: MediaPipelineError, around: list[str]) -> None:
+    runner = ScriptedRunner()
+    batch = BatchRun(runner)
+    batch.begin(["a"])
+    batch.give_up(error)
+    assert runner.around == around
+    assert batch.error is error
+
+
+def test_a_disk_too_full_to_note_it_does_not_hide_the_cause(monkeypatch) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise DiskFull("no room for the note")
+
+    runner = ScriptedRunner()
+    monkeypatch.setattr(runner, "release", no_room)
+    batch = BatchRun(runner)
+    batch.begin(["a"])
+    batch.give_up(DiskFull("no room left"))
+    assert str(batch.error) == "no room left"
 
 
 @pytest.mark.slow

@@ -103,6 +103,7 @@ def settings(tmp_path: Path, **changes: object) -> Settings:
 def opened(tmp_path: Path, pictures: Path, **changes: object) -> tuple[Pipeline, list[str]]:
     pipeline = Pipeline(settings(tmp_path, **changes))
     report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).take([pictures], wait=True)
+    pipeline.sources.mark_announced([m.media_id for m in report.new])  # as a run does when it begins
     return pipeline, [m.partition_key for m in sorted([*report.new, *report.known], key=lambda m: m.name)]
 
 
@@ -162,6 +163,9 @@ def test_a_run_that_was_cut_off_after_its_stages_is_still_to_be_ended(tmp_path: 
     assert set(pipeline.pending(ids)) == set(ids)  # the results over all media have not heard of them
     pipeline.end(keys)
     assert pipeline.pending(ids) == []
+    pipeline.begin(keys)
+    pipeline.release(keys, because="no room left")  # the disk was full when the results over all media were made
+    assert set(pipeline.pending(ids)) == set(ids)
 
 
 @pytest.mark.slow

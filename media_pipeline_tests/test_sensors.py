@@ -15,6 +15,7 @@ from media_pipeline.assets.jobs import analyze_job
 from media_pipeline.config import load_settings
 from media_pipeline.definitions import defs
 from media_pipeline.engine.instance import PROCESS_TAG, open_instance
+from media_pipeline.engine.submit import ANALYZE_JOB
 from media_pipeline.engine.tags import FORCE_TAG
 from media_pipeline.execution.pipeline import Pipeline
 from media_pipeline_tests._stages import STAGES
@@ -130,6 +131,26 @@ def test_a_run_that_could_not_start_is_tried_again_and_then_less_often(world: Wo
     monkeypatch.setattr("sensors.watch_folders.RESTART_AFTER_S", 0)
     [later] = world.tick()
     assert later.run_key not in keys
+
+
+def test_a_wrong_setting_holds_media_up_and_never_gives_them_up(world: World, monkeypatch) -> None:
+    monkeypatch.setenv("MEDIA_PIPELINE_OPTIONS__OCR__LANGUAGES", "no such option")
+    job = defs.resolve_job_def(ANALYZE_JOB)
+    world.drop("a.txt", "b.txt")
+    for _ in range(MAX_ATTEMPTS):
+        [request] = world.tick()
+        assert len(world.keys(request)) == 2, "they are not tried alone: it does not lie in them"
+        tags = {**request.tags, RUN_KEY_TAG: request.run_key}
+        assert not job.execute_in_process(instance=world.instance, tags=tags, raise_on_error=False).success
+    assert world.tick() == []
+    for text in ("could not be started: MEDIA_PIPELINE_OPTIONS__OCR__LANGUAGES", "options of ocr: ["):
+        assert text in world.said
+    assert world.pipeline.sources.given_up(max_attempts=MAX_ATTEMPTS) == []
+
+    monkeypatch.delenv("MEDIA_PIPELINE_OPTIONS__OCR__LANGUAGES")
+    monkeypatch.setattr("sensors.watch_folders.RESTART_AFTER_S", 0)
+    [later] = world.tick()
+    assert len(world.keys(later)) == 2
 
 
 def test_media_whose_run_was_killed_are_asked_for_again_and_not_for_ever(world: World) -> None:

@@ -18,7 +18,7 @@ from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG
 from media_pipeline.errors import DiskFull
 from media_pipeline.media.batching import batches
 from media_pipeline.media.intake import Intake, IntakeReport
-from media_pipeline.storage.sources import MAX_ATTEMPTS, KnownMedium
+from media_pipeline.storage.sources import HELD_UP, MAX_ATTEMPTS, KnownMedium
 from resources.pipeline import PipelineResource
 
 if TYPE_CHECKING:
@@ -78,7 +78,10 @@ def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorR
     if requests:
         return dg.SensorResult(run_requests=requests[: MAX_WAITING_RUNS - len(waiting)])
     if todo:
-        return dg.SkipReason(f"{len(todo)} batches could not be started; look at the failed runs, they are tried again")
+        why = pipeline.sources.note(HELD_UP) or "look at the failed runs"
+        return dg.SkipReason(
+            f"{len(todo)} batches could not be started: {why}; tried again every {RESTART_AFTER_S / 60:.0f} minutes"
+        )
     return dg.SkipReason(_nothing_to_do(report))
 
 

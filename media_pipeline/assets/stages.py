@@ -88,9 +88,9 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
             if stage.name == wanted[-1]:
                 _conclude(context, batch)
         except MediaPipelineError as error:
-            batch.give_up(error)
-            if error.retryable and not isinstance(error, DiskFull | BudgetReached):
+            if _is_tried_again(error, tries_before=context.retry_number):
                 raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=RETRY_WAIT_S) from error
+            batch.give_up(error)
             raise dg.Failure(description=str(error), allow_retries=False) from error
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             # A cancelled run is a person's wish; where `serve` was stopped, its next start goes on.
@@ -103,6 +103,11 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
             yield dg.Output(None, "done")
 
     return run_stage
+
+
+def _is_tried_again(error: MediaPipelineError, *, tries_before: int) -> bool:
+    """Whether this run itself tries again; what takes longer to mend is for a later run."""
+    return error.retryable and not isinstance(error, DiskFull | BudgetReached) and tries_before < _MAX_RETRIES
 
 
 def _was_cancelled(context: dg.OpExecutionContext) -> bool:

@@ -46,7 +46,7 @@ from media_pipeline.storage.costs import Cost, Costs
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.leases import Leases
 from media_pipeline.storage.ledger import Ledger
-from media_pipeline.storage.sources import Sources
+from media_pipeline.storage.sources import HELD_UP, Sources
 from media_pipeline.storage.tables import Tables
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ class Pipeline:
         """Those of the media for which some stage has no current result, in the given order.
 
         A stage that failed on the same content with the same fingerprint counts as finished: trying again is for the
-        user to ask. So does one whose model is unavailable as long as it stays so. A medium whose run was cut off is
-        among them whatever its stages say: what is made from all media may not have heard of it.
+        user to ask. So does one whose model is unavailable as long as it stays so. A medium whose run was cut off or
+        held up is among them whatever its stages say: what is made from all media may not have heard of it.
         """
         names = [info.name for info in stage_infos() if stages is None or info.name in stages]
         known = self.sources.by_id(media_ids)
@@ -127,8 +127,10 @@ class Pipeline:
         cut_off = {medium.media_id for medium in self.sources.interrupted()}
 
         def is_pending(media_id: str) -> bool:
-            return media_id in cut_off or self.judge.is_pending(
-                known[media_id], own, entries, retry_failed=retry_failed
+            return (
+                media_id in cut_off
+                or not known[media_id].announced
+                or self.judge.is_pending(known[media_id], own, entries, retry_failed=retry_failed)
             )
 
         return [media_id for media_id in media_ids if media_id in known and is_pending(media_id)]
@@ -301,9 +303,15 @@ class Pipeline:
     def end(self, partition_keys: Sequence[str]) -> None:
         self.sources.end_attempt(self._ids(partition_keys))
 
-    def release(self, partition_keys: Sequence[str]) -> None:
-        """The run on these media was stopped in an orderly way: the sensor may ask for them again."""
+    def release(self, partition_keys: Sequence[str], *, because: str | None = None) -> None:
+        """The run on these media was stopped before it was through: the sensor may ask for them again.
+
+        Args:
+            because: what held it up, for `status`; None: somebody stopped it
+        """
         self.sources.release(self._ids(partition_keys))
+        if because is not None:
+            self.sources.set_note(HELD_UP, because)
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Bring what is made from all media up to date after a batch; metadata by result."""
@@ -319,6 +327,7 @@ class Pipeline:
         freed = self.cache.evict(keep=ids)
         if (overhead_s := self._clock.end()) is not None:
             self.costs.record_overhead("run", 1, overhead_s)
+        self.sources.set_note(HELD_UP, None)
         return {
             "duplicates": {"pairs": pairs},
             **identities,
