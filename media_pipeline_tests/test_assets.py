@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
 from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG
@@ -20,7 +22,7 @@ from media_pipeline.engine.batch_run import BatchRun, handed_over, handing_over
 from media_pipeline.engine.instance import open_instance
 from media_pipeline.engine.partitions import MEDIA, PARTITIONS_NAME, announce, range_tags
 from media_pipeline.engine.submit import ANALYZE_JOB, execute_batch
-from media_pipeline.engine.tags import FORCE_TAG
+from media_pipeline.engine.tags import FORCE_TAG, STOPPED_TAG
 from media_pipeline.errors import CorruptMedia, DiskFull, MediaPipelineError, StorageConflict, UsageError, WorkerLost
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline_tests._stages import NAMES, STAGES, ScriptedRunner
@@ -317,6 +319,27 @@ def test_an_interrupted_run_gives_its_media_back(instance, job, keys) -> None:
     assert runner.around == ["begin", "release"]
     [run_record] = instance.get_run_records(limit=1)
     assert run_record.dagster_run.status == dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "around"), [("CANCELING", "end"), ("CANCELED", "end"), ("STARTED", "release")])
+def test_only_a_run_that_nobody_cancelled_goes_on_later(instance, job, keys, monkeypatch, status, around) -> None:
+    runner = ScriptedRunner()
+
+    def stop(name: str, *_: object, run_id: str, **__: object) -> list[Outcome]:
+        run = instance.get_run_by_id(run_id)
+        if status != "STARTED":
+            instance.report_run_canceling(run)
+        if status == "CANCELED":  # the monitoring did not wait for the process
+            instance.report_run_canceled(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_stage", stop)
+    with suppress(KeyboardInterrupt, DagsterExecutionInterruptedError):
+        run(job, instance, runner, keys[:1], {FORCE_TAG: "false"})
+    assert runner.around == ["begin", around]
+    [newest] = instance.get_runs(limit=1)
+    assert (STOPPED_TAG in newest.tags) is (around == "release"), "a stopped server is no failed try"
 
 
 def test_what_stops_a_run_is_raised(instance, job, keys) -> None:

@@ -16,7 +16,7 @@ from media_pipeline.config import load_settings
 from media_pipeline.definitions import defs
 from media_pipeline.engine.instance import PROCESS_TAG, open_instance
 from media_pipeline.engine.submit import ANALYZE_JOB
-from media_pipeline.engine.tags import FORCE_TAG
+from media_pipeline.engine.tags import FORCE_TAG, STOPPED_TAG
 from media_pipeline.execution.pipeline import Pipeline
 from media_pipeline_tests._stages import STAGES
 from resources.pipeline import PipelineResource
@@ -131,6 +131,36 @@ def test_a_run_that_could_not_start_is_tried_again_and_then_less_often(world: Wo
     monkeypatch.setattr("sensors.watch_folders.RESTART_AFTER_S", 0)
     [later] = world.tick()
     assert later.run_key not in keys
+
+
+def test_a_run_that_was_stopped_with_the_server_is_no_failed_try(world: World) -> None:
+    world.drop("a.txt")
+    keys = set()
+    for _ in range(MAX_ATTEMPTS + 1):
+        [request] = world.tick()
+        keys.add(request.run_key)
+        run = world.submit(request, dg.DagsterRunStatus.STARTED)
+        world.pipeline.begin(world.keys(request))
+        world.pipeline.release(world.keys(request))
+        world.instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
+        world.instance.report_run_failed(run)
+    assert len(keys) == MAX_ATTEMPTS + 1
+
+
+def test_what_a_person_cancelled_is_not_asked_for_again(world: World) -> None:
+    world.drop("a.txt", "b.txt")
+    [request] = world.tick()
+    run = world.submit(request, dg.DagsterRunStatus.STARTED)
+    world.pipeline.begin(world.keys(request))
+    world.instance.report_run_canceling(run)
+    world.instance.report_run_canceled(run)  # the monitoring, while the process still computes
+    assert world.tick() == []
+    assert world.pipeline.sources.interrupted() == []
+
+    later = world.submit(request, dg.DagsterRunStatus.STARTED)  # a person starts it again, and it is killed
+    world.pipeline.begin(world.keys(request))
+    world.instance.report_run_failed(later)
+    assert [len(world.keys(again)) for again in world.tick()] == [1, 1], "the cancellation was of another run"
 
 
 def test_a_wrong_setting_holds_media_up_and_never_gives_them_up(world: World, monkeypatch) -> None:

@@ -14,7 +14,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
 
 from media_pipeline.engine.instance import reconcile_dead_runs
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, keys_of_run, range_tags
-from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG
+from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG, STOPPED_TAG
 from media_pipeline.errors import DiskFull
 from media_pipeline.media.batching import batches
 from media_pipeline.media.intake import Intake, IntakeReport
@@ -31,6 +31,7 @@ LOOK_LIMIT_S = 0.4  # some 30,000 known files; the next tick goes on behind them
 MAX_WAITING_RUNS = 3
 RESTART_AFTER_S = 1800.0  # between tries of a batch whose runs do not even start
 SOURCE = "watch folder"
+_CANCELLED_RUNS = 20  # the newest that are looked at, every two seconds
 
 
 def watch_folders(job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
@@ -93,7 +94,11 @@ def _open_batches(
     existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
     in_hand = {key for run in unfinished for key in keys_of_run(existing, run.tags)}
     new = pipeline.sources.unannounced(MAX_WAITING_RUNS * limits.max_media + len(in_hand))
-    again = pipeline.sources.interrupted(max_attempts=MAX_ATTEMPTS)
+    cut_off = pipeline.sources.interrupted(max_attempts=MAX_ATTEMPTS)
+    cancelled = _cancelled(instance, existing, {medium.partition_key for medium in cut_off} - in_hand)
+    if cancelled:
+        pipeline.end(list(cancelled))
+    again = [medium for medium in cut_off if medium.partition_key not in cancelled]
     if new:
         announce(instance, [medium.partition_key for medium in new])
         existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
@@ -109,18 +114,32 @@ def _open_batches(
     return found
 
 
+def _cancelled(instance: dg.DagsterInstance, existing: Sequence[str], keys: set[str]) -> set[str]:
+    """Those of these media whose newest run was cancelled: a person's wish, that its process could not note itself."""
+    if not keys:
+        return set()
+    found: set[str] = set()
+    cancelled = dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELED])
+    for record in instance.get_run_records(cancelled, limit=_CANCELLED_RUNS):
+        hit = keys.intersection(keys_of_run(existing, record.dagster_run.tags))
+        if hit:
+            later = instance.get_runs(dg.RunsFilter(created_after=record.create_timestamp))
+            found |= hit.difference(*(keys_of_run(existing, run.tags) for run in later))
+    return found
+
+
 def _request(instance: dg.DagsterInstance, batch: Sequence[KnownMedium]) -> dg.RunRequest | None:
     """A run over this batch; None while it has to wait because it could not be started several times."""
     named = "".join(f"{medium.media_id}:{medium.attempts};" for medium in batch)
     name = hashlib.sha256(named.encode()).hexdigest()[:16]
-    # Runs of this very batch that are over without having begun: their start failed. A key that Dagster has seen
-    # starts nothing, so each try has its own; the same try is never started twice.
+    # Runs of this very batch that are over without having counted as an attempt: most could not start. A key that
+    # Dagster has seen starts nothing, so each try has its own; the same try is never started twice.
     before = dg.RunsFilter(tags={BATCH_TAG: name})
     tries = instance.get_runs_count(before)
-    if tries >= MAX_ATTEMPTS:
-        [newest] = instance.get_run_records(before, limit=1)
-        if time.time() - newest.create_timestamp.replace(tzinfo=UTC).timestamp() < RESTART_AFTER_S:
-            return None
+    latest = instance.get_run_records(before, limit=MAX_ATTEMPTS)
+    failed = [record for record in latest if STOPPED_TAG not in record.dagster_run.tags]
+    if len(failed) == MAX_ATTEMPTS and _age_s(latest[0]) < RESTART_AFTER_S:
+        return None
     return dg.RunRequest(
         run_key=f"{name}-{tries}",
         tags={
@@ -130,6 +149,10 @@ def _request(instance: dg.DagsterInstance, batch: Sequence[KnownMedium]) -> dg.R
             SOURCE_TAG: SOURCE,
         },
     )
+
+
+def _age_s(record: dg.RunRecord) -> float:
+    return time.time() - record.create_timestamp.replace(tzinfo=UTC).timestamp()
 
 
 def _nothing_to_do(report: IntakeReport) -> str:

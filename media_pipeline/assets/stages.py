@@ -26,7 +26,7 @@ from media_pipeline.engine.materializations import (
     withdraw_plans,
 )
 from media_pipeline.engine.partitions import MEDIA
-from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG, SPENT_TAG
+from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG, SPENT_TAG, STOPPED_TAG
 from media_pipeline.errors import BudgetReached, DiskFull, MediaPipelineError
 from media_pipeline.execution.outcome import Outcome, StageInfo
 from media_pipeline.execution.stages import with_needs
@@ -36,6 +36,8 @@ ANALYSIS_POOL = "analysis"
 _MAX_RETRIES = 2
 RETRY_WAIT_S = 5
 _MAX_LISTED = 50
+# Dagster's monitoring does not wait longer than a minute for a process that is in the middle of something.
+_CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 RENTED_ON = "media"  # the asset whose page shows where runs computed and what it cost
 
 
@@ -94,7 +96,10 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
             raise dg.Failure(description=str(error), allow_retries=False) from error
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             # A cancelled run is a person's wish; where `serve` was stopped, its next start goes on.
-            batch.interrupt(context.partition_keys, go_on_later=not _was_cancelled(context))
+            goes_on_later = not _was_cancelled(context)
+            if goes_on_later:
+                context.instance.add_run_tags(context.run_id, {STOPPED_TAG: "true"})
+            batch.interrupt(context.partition_keys, go_on_later=goes_on_later)
             if context.run.tags.get(SOURCE_TAG) == COMMAND_LINE:
                 # Ctrl-C is a request as good as the UI's; without it Dagster calls the run failed.
                 context.instance.report_run_canceling(context.run)
@@ -112,7 +117,7 @@ def _is_tried_again(error: MediaPipelineError, *, tries_before: int) -> bool:
 
 def _was_cancelled(context: dg.OpExecutionContext) -> bool:
     run = context.instance.get_run_by_id(context.run_id)
-    return run is not None and run.status == dg.DagsterRunStatus.CANCELING
+    return run is not None and run.status in _CANCELLED
 
 
 def _place(context: dg.OpExecutionContext, batch: BatchRun, wanted: Sequence[str]) -> None:
