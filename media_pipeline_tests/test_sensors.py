@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import dagster as dg
@@ -18,6 +20,7 @@ from media_pipeline.engine.instance import PROCESS_TAG, open_instance
 from media_pipeline.engine.submit import ANALYZE_JOB
 from media_pipeline.engine.tags import FORCE_TAG, STOPPED_TAG
 from media_pipeline.execution.pipeline import Pipeline
+from media_pipeline.media.intake import Intake, IntakeReport
 from media_pipeline_tests._stages import STAGES
 from resources.pipeline import PipelineResource
 from sensors.watch_folders import MAX_ATTEMPTS, MAX_WAITING_RUNS, watch_folders
@@ -34,7 +37,7 @@ class World:
         self.pipeline = Pipeline(settings)
         self.instance = open_instance(settings)
         self.sensor = watch_folders(analyze_job(STAGES))
-        self._context = dg.build_sensor_context(
+        self.context = dg.build_sensor_context(
             instance=self.instance, resources={"pipeline": PipelineResource()}, definitions=defs
         )
 
@@ -44,7 +47,7 @@ class World:
 
     def tick(self) -> list[dg.RunRequest]:
         """What it asks for; a skip is an empty list, its reason in `said`."""
-        result = self.sensor(self._context)
+        result = self.sensor(self.context)
         self.said = result.skip_message if isinstance(result, dg.SkipReason) else ""
         return [] if isinstance(result, dg.SkipReason) else list(result.run_requests)
 
@@ -214,6 +217,31 @@ def test_it_waits_while_runs_wait(world: World) -> None:
     [one_more] = world.tick()
     asked = [key for request in [*requests, one_more] for key in world.keys(request)]
     assert len(asked) == len(set(asked)) == 12
+
+
+def test_a_file_that_is_still_being_copied_is_not_copied_a_second_time(world: World, monkeypatch) -> None:
+    copying, copied = Event(), Event()
+    real, calls = Intake.tick, []
+
+    def slow(self: Intake, *where: object, **limits: object) -> IntakeReport:
+        calls.append(where)
+        if len(calls) == 1:
+            copying.set()
+            assert copied.wait(60)
+        return real(self, *where, **limits)
+
+    monkeypatch.setattr(Intake, "tick", slow)
+    world.drop("large.txt")
+    # Dagster gives up on a tick after a minute; its thread goes on.
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(world.sensor, world.context)
+        assert copying.wait(60)
+        second, said = world.tick(), world.said
+        copied.set()
+        [lost] = first.result().run_requests
+    assert (second, said, len(calls)) == ([], "a large file is still being taken in", 1)
+    [request] = world.tick()
+    assert request.run_key == lost.run_key
 
 
 def test_a_full_disk_stops_the_intake_with_cause_and_remedy(world: World, monkeypatch) -> None:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
+from filelock import FileLock, Timeout
 
 from media_pipeline.engine.instance import reconcile_dead_runs
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, keys_of_run, range_tags
@@ -60,14 +61,11 @@ def watch_folders(job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
 def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
     try:
         pipeline.require_disk()
-        report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).tick(
-            pipeline.settings.watched,
-            limit_files=TICK_LIMIT_FILES,
-            limit_seconds=TICK_LIMIT_S,
-            look_seconds=LOOK_LIMIT_S,
-        )
+        report = _take_in(pipeline)
     except DiskFull as error:
         return dg.SkipReason(str(error))
+    except Timeout:
+        return dg.SkipReason("a large file is still being taken in")
     for path, reason in report.refused:
         context.log.warning(f"{path} was not taken: {reason}")
     unfinished = context.instance.get_runs(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
@@ -84,6 +82,26 @@ def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorR
             f"{len(todo)} batches could not be started: {why}; tried again every {RESTART_AFTER_S / 60:.0f} minutes"
         )
     return dg.SkipReason(_nothing_to_do(report))
+
+
+def _take_in(pipeline: Pipeline) -> IntakeReport:
+    """Look through the watched folders, alone.
+
+    A tick that copies a file for longer than Dagster waits is given up by it, and its thread copies on: the next one
+    must not begin a second copy of the same file.
+
+    Raises:
+        DiskFull: there is no room for a file.
+        Timeout: an earlier tick is still at it, in this process or in another.
+    """
+    # A new object for each tick: one that holds the lock would let its thread in once more.
+    with FileLock(pipeline.layout.locks / "intake.lock", fallback_to_soft=False, timeout=0):
+        return Intake(pipeline.layout, pipeline.sources, pipeline.settings).tick(
+            pipeline.settings.watched,
+            limit_files=TICK_LIMIT_FILES,
+            limit_seconds=TICK_LIMIT_S,
+            look_seconds=LOOK_LIMIT_S,
+        )
 
 
 def _open_batches(
