@@ -190,6 +190,18 @@ def test_what_stands_is_made_anew_only_where_asked_for(instance, job, keys, tags
 
 
 @pytest.mark.slow
+def test_a_backfill_over_what_is_partly_there_asks_once_per_stage(instance, job, keys) -> None:
+    runner = ScriptedRunner()
+    run(job, instance, runner, keys[1:2], {FORCE_TAG: "false"})
+    runner.calls.clear()
+    runner.computed.clear()
+    assert run(job, instance, runner, keys[:3], {BACKFILL_ID_TAG: "abc"}, ["media", "frames", "ocr"]).success
+    # After a second call for the same stage a machine that was rented for it would be gone.
+    assert runner.calls == [(name, tuple(keys[:3]), frozenset(keys[1:2]), True) for name in ("media", "frames", "ocr")]
+    assert len(runner.computed) == 9
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("tags", [{BACKFILL_ID_TAG: "abc"}, {FORCE_TAG: "false", PARENT_RUN_ID_TAG: "abc"}])
 def test_a_persons_second_try_repeats_failures_and_fills_gaps_from_the_ledger(instance, job, keys, tags) -> None:
     runner = ScriptedRunner(failed={("ocr", keys[0])})

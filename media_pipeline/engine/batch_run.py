@@ -37,7 +37,7 @@ class StageRunner(Protocol):
         partition_keys: Sequence[str],
         *,
         run_id: str,
-        force: bool = False,
+        redo: Collection[str] = (),
         retry_failed: bool = False,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> list[Outcome]: ...
@@ -154,16 +154,12 @@ class BatchRun:
             if self._on_outcome is not None:
                 self._on_outcome(name, outcome)
 
-        outcomes: dict[str, Outcome] = {}
-        for force in (False, True):
-            keys = [key for key in partition_keys if (key in redo) is force]
-            if keys:
-                found = self.runner.run_stage(
-                    name, keys, run_id=run_id, force=force, retry_failed=retry_failed, on_outcome=observe
-                )
-                outcomes |= {outcome.partition_key: outcome for outcome in found}
-        self._outcomes[name] = outcomes
-        return [outcomes[key] for key in partition_keys if key in outcomes]
+        # In one call: when a stage is through, a rented machine that nothing more can use is given back.
+        outcomes = self.runner.run_stage(
+            name, partition_keys, run_id=run_id, redo=redo, retry_failed=retry_failed, on_outcome=observe
+        )
+        self._outcomes[name] = {outcome.partition_key: outcome for outcome in outcomes}
+        return outcomes
 
     def fingerprint(self, stage: str, partition_key: str) -> str | None:
         """Of a result of this run; None when the stage did not run or the medium is not done."""

@@ -150,11 +150,14 @@ class Pipeline:
         partition_keys: Sequence[str],
         *,
         run_id: str,
-        force: bool = False,
+        redo: Collection[str] = (),
         retry_failed: bool = False,
         on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         """Bring one stage of these media up to date; one outcome per medium, in the order of the keys.
+
+        Args:
+            redo: keys whose result is made anew although it stands, or could be put back.
 
         Raises:
             DiskFull: nothing can be written; what was committed before stays.
@@ -169,7 +172,8 @@ class Pipeline:
         for medium in known.values():
             verdict = self.judge.verdict(name, medium, own, entries, retry_failed=retry_failed)
             can_be_made = isinstance(own, str) and self.judge.unreadable(name, medium) is None
-            if force and isinstance(verdict, Outcome) and verdict.current and can_be_made:
+            again = medium.partition_key in redo and can_be_made
+            if again and isinstance(verdict, Outcome) and verdict.current:
                 verdict = Todo(medium, verdict.fingerprint, entries.get((medium.media_id, name)))
             if isinstance(verdict, Todo):
                 todo.append(verdict)
@@ -180,10 +184,11 @@ class Pipeline:
         self._results.record_unavailable(stage, outcomes.values(), entries, run_id)
         if todo:
             self.require_disk()
-            if force and name == "media":
-                for item in todo:
-                    self.cache.discard(item.known.media_id)
-            for outcome in self._make(stage, todo, run_id, restore=not force):
+            anew = {item.known.media_id for item in todo if item.known.partition_key in redo}
+            if name == "media":
+                for media_id in anew:
+                    self.cache.discard(media_id)
+            for outcome in self._make(stage, todo, run_id, anew):
                 outcomes[outcome.partition_key] = outcome
                 if on_outcome:
                     on_outcome(outcome)
@@ -196,9 +201,10 @@ class Pipeline:
             self.placements.stage_is_through(name)
         return [outcomes[key] for key in partition_keys if key in outcomes]
 
-    def _make(self, stage: Stage, todo: Sequence[Todo], run_id: str, *, restore: bool) -> Iterator[Outcome]:
+    def _make(self, stage: Stage, todo: Sequence[Todo], run_id: str, anew: Collection[str]) -> Iterator[Outcome]:
         """Put back what was kept, compute and commit the rest in portions; reported only once the rows are safe."""
-        restored = self._results.restore(stage, todo, run_id) if restore else []
+        may_stand = [t for t in todo if t.known.media_id not in anew]
+        restored = self._results.restore(stage, may_stand, run_id) if may_stand else []
         yield from restored
         there = {outcome.media_id for outcome in restored}
         by_id = {t.known.media_id: t for t in todo if t.known.media_id not in there}
