@@ -12,7 +12,7 @@ from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
-from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, RESUME_RETRY_TAG
 
 from media_pipeline.assets.jobs import analyze_job, maintenance, refresh_job
 from media_pipeline.assets.results import results
@@ -36,13 +36,21 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterIns
         yield made
 
 
-@pytest.fixture(scope="module")
-def definitions() -> dg.Definitions:
+def scripted() -> dg.Definitions:
     return dg.Definitions(
         assets=[stage_assets(STAGES), results],
         jobs=[analyze_job(STAGES), refresh_job(), maintenance],
         resources={"batch": dg.ResourceDefinition(lambda _: handed_over())},
     )
+
+
+def scripted_job() -> dg.JobDefinition:
+    return scripted().resolve_job_def(ANALYZE_JOB)
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return scripted()
 
 
 @pytest.fixture(scope="module")
@@ -213,6 +221,38 @@ def test_a_persons_second_try_repeats_failures_and_fills_gaps_from_the_ledger(in
     assert ("ocr", keys[0]) in runner.computed
     assert ("media", keys[1]) not in runner.computed
     assert shown(instance, "ocr", keys[:2]) == dict.fromkeys(keys[:2], "done")
+
+
+def from_failure(instance: dg.DagsterInstance, runner: ScriptedRunner, run_id: str) -> dg.JobExecutionResult:
+    """What the UI's button on a failed run does."""
+    tags = {**instance.get_run_by_id(run_id).tags, PARENT_RUN_ID_TAG: run_id, RESUME_RETRY_TAG: "true"}
+    options = dg.ReexecutionOptions.from_failure(run_id, instance)
+    with handing_over(BatchRun(runner)):
+        return dg.execute_job(
+            dg.reconstructable(scripted_job),
+            instance=instance,
+            run_config=SILENT,
+            tags=tags,
+            reexecution_options=options,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tags", [{FORCE_TAG: "false"}, {}], ids=["of the sensor", "by hand"])
+def test_from_failure_tries_the_failed_media_again_and_says_what_fails_still(instance, job, keys, tags) -> None:
+    runner = ScriptedRunner(failed={("ocr", keys[0]), ("faces", keys[1])})
+    first = run(job, instance, runner, keys[:3], tags)
+    assert not first.success
+    runner.failed = {("faces", keys[1])}
+    runner.computed.clear()
+    second = from_failure(instance, runner, first.run_id)
+    assert {("ocr", keys[0]), ("faces", keys[1])} <= set(runner.computed)
+    assert {name for name, _ in runner.computed} <= {"ocr", "text_embeddings", "faces", NAMES[-1]}
+    assert shown(instance, "ocr", keys[:3]) == dict.fromkeys(keys[:3], "done")
+    assert not second.success, "a medium still fails"
+    runner.failed = set()
+    assert from_failure(instance, runner, second.run_id).success
+    assert shown(instance, "faces", keys[:3]) == dict.fromkeys(keys[:3], "done")
 
 
 @pytest.mark.slow

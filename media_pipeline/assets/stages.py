@@ -9,7 +9,7 @@ The ops form a chain, not a tree. They would run one after another anyway, each 
 also one over a few selected assets, has exactly one last op.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -86,6 +86,7 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
             if stage.name in wanted:
                 if batch.begin(context.partition_keys):
                     _place(context, batch, wanted)
+                _catch_up(context, batch, stages, selected, wanted[: wanted.index(stage.name)])
                 _work(context, batch, stage, is_selected=stage.name in selected)
             if stage.name == wanted[-1]:
                 _conclude(context, batch)
@@ -130,9 +131,31 @@ def _place(context: dg.OpExecutionContext, batch: BatchRun, wanted: Sequence[str
     context.log_event(dg.AssetObservation(RENTED_ON, metadata={"placement": dg.JsonMetadataValue(decision.facts())}))
 
 
-def _work(context: dg.OpExecutionContext, batch: BatchRun, stage: StageInfo, *, is_selected: bool) -> None:
+def _catch_up(
+    context: dg.OpExecutionContext,
+    batch: BatchRun,
+    stages: Sequence[StageInfo],
+    selected: Collection[str],
+    before: Sequence[str],
+) -> None:
+    """Bring the stages before this op's up to date that no op of this run is for.
+
+    Media fail anywhere and it is the last op that says so, so Dagster's "from failure" repeats that op alone. What a
+    person wants by it is another try for these media. What the run before made stands, also where it was forced.
+    """
+    by_name = {stage.name: stage for stage in stages}
+    for name in before:
+        if not batch.has_run(name):
+            _work(context, batch, by_name[name], is_selected=name in selected, may_redo=False)
+
+
+def _work(
+    context: dg.OpExecutionContext, batch: BatchRun, stage: StageInfo, *, is_selected: bool, may_redo: bool = True
+) -> None:
     keys = list(context.partition_keys)
     redo, retry_failed = _policy(context, stage.name, keys) if is_selected else (frozenset[str](), False)
+    if not may_redo:
+        redo = frozenset()
     outcomes = batch.run_stage(
         stage.name, keys, run_id=context.run_id, redo=redo, retry_failed=retry_failed, say=context.log.info
     )

@@ -161,6 +161,10 @@ class BatchRun:
         self._outcomes[name] = {outcome.partition_key: outcome for outcome in outcomes}
         return outcomes
 
+    def has_run(self, stage: str) -> bool:
+        """Whether this run has brought the stage up to date."""
+        return stage in self._outcomes
+
     def fingerprint(self, stage: str, partition_key: str) -> str | None:
         """Of a result of this run; None when the stage did not run or the medium is not done."""
         outcome = self._outcomes.get(stage, {}).get(partition_key)
