@@ -6,7 +6,7 @@ import hashlib
 import io
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ class IdleRunner:
         partition_keys: Sequence[str],
         *,
         run_id: str,
-        force: bool = False,
+        redo: Collection[str] = (),
         retry_failed: bool = False,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> list[Outcome]:
@@ -58,7 +58,7 @@ class IdleRunner:
 
     def end(self, partition_keys: Sequence[str]) -> None: ...
 
-    def release(self, partition_keys: Sequence[str]) -> None: ...
+    def release(self, partition_keys: Sequence[str], *, because: str | None = None) -> None: ...
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         return {"duplicates": {}, "search_index": {}, "warehouse": {}}

@@ -47,7 +47,7 @@ THUMBNAIL = _thumbnail()
 class ScriptedRunner:
     """Keeps results like a ledger; which (stage, key) fails or has no model is said at the start.
 
-    `calls` are the stages it was asked for, as (stage, keys, force, retry_failed); `computed` the pairs it computed.
+    `calls` are the stages it was asked for, as (stage, keys, redo, retry_failed); `computed` the pairs it computed.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class ScriptedRunner:
         self.interrupt_at = interrupt_at
         self.failed, self.unavailable, self.unknown = set(failed), set(unavailable), set(unknown)
         self.errors = errors or {}
-        self.calls: list[tuple[str, tuple[str, ...], bool, bool]] = []
+        self.calls: list[tuple[str, tuple[str, ...], frozenset[str], bool]] = []
         self.computed: list[tuple[str, str]] = []
         self.around: list[str] = []
         self.decision: Decision | None = None
@@ -75,16 +75,18 @@ class ScriptedRunner:
         partition_keys: Sequence[str],
         *,
         run_id: str,
-        force: bool = False,
+        redo: Collection[str] = (),
         retry_failed: bool = False,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> list[Outcome]:
-        self.calls.append((name, tuple(partition_keys), force, retry_failed))
+        self.calls.append((name, tuple(partition_keys), frozenset(redo), retry_failed))
         if name == self.interrupt_at:
             raise KeyboardInterrupt
         if self.errors.get(name):
             raise self.errors[name].pop(0)
-        outcomes = [self._outcome(name, key, force, retry_failed) for key in partition_keys if key not in self.unknown]
+        outcomes = [
+            self._outcome(name, key, key in redo, retry_failed) for key in partition_keys if key not in self.unknown
+        ]
         for outcome in outcomes:
             if on_outcome is not None:
                 on_outcome(outcome)
@@ -123,8 +125,8 @@ class ScriptedRunner:
     def end(self, partition_keys: Sequence[str]) -> None:
         self.around.append("end")
 
-    def release(self, partition_keys: Sequence[str]) -> None:
-        self.around.append("release")
+    def release(self, partition_keys: Sequence[str], *, because: str | None = None) -> None:
+        self.around.append(f"release: {because}" if because else "release")
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         self.around.append("finish")

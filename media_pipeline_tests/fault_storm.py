@@ -200,7 +200,7 @@ class Storm:
 
     def _run_stages(self, pipeline: Pipeline, run_id: str, force: Sequence[str] = ()) -> None:
         for name in STAGES:
-            pipeline.run_stage(name, self._keys, run_id=run_id, force=name in force)
+            pipeline.run_stage(name, self._keys, run_id=run_id, redo=self._keys if name in force else ())
 
     def _reap(self, pipeline: Pipeline, server: StandIn) -> None:
         """As the sensor would: again and again, for a while."""

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import dagster as dg
 import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.errors import DagsterExecutionInterruptedError
 from dagster._core.loader import LoadingContextForTest
 from dagster._core.storage.partition_status_cache import get_and_update_asset_status_cache_value
-from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG
+from dagster._core.storage.tags import BACKFILL_ID_TAG, PARENT_RUN_ID_TAG, RESUME_RETRY_TAG
 
 from media_pipeline.assets.jobs import analyze_job, maintenance, refresh_job
 from media_pipeline.assets.results import results
@@ -20,8 +22,8 @@ from media_pipeline.engine.batch_run import BatchRun, handed_over, handing_over
 from media_pipeline.engine.instance import open_instance
 from media_pipeline.engine.partitions import MEDIA, PARTITIONS_NAME, announce, range_tags
 from media_pipeline.engine.submit import ANALYZE_JOB, execute_batch
-from media_pipeline.engine.tags import FORCE_TAG
-from media_pipeline.errors import DiskFull, StorageConflict
+from media_pipeline.engine.tags import FORCE_TAG, STOPPED_TAG
+from media_pipeline.errors import CorruptMedia, DiskFull, MediaPipelineError, StorageConflict, UsageError, WorkerLost
 from media_pipeline.execution.outcome import Outcome
 from media_pipeline_tests._stages import NAMES, STAGES, ScriptedRunner
 
@@ -34,13 +36,21 @@ def instance(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dg.DagsterIns
         yield made
 
 
-@pytest.fixture(scope="module")
-def definitions() -> dg.Definitions:
+def scripted() -> dg.Definitions:
     return dg.Definitions(
         assets=[stage_assets(STAGES), results],
         jobs=[analyze_job(STAGES), refresh_job(), maintenance],
         resources={"batch": dg.ResourceDefinition(lambda _: handed_over())},
     )
+
+
+def scripted_job() -> dg.JobDefinition:
+    return scripted().resolve_job_def(ANALYZE_JOB)
+
+
+@pytest.fixture(scope="module")
+def definitions() -> dg.Definitions:
+    return scripted()
 
 
 @pytest.fixture(scope="module")
@@ -188,6 +198,18 @@ def test_what_stands_is_made_anew_only_where_asked_for(instance, job, keys, tags
 
 
 @pytest.mark.slow
+def test_a_backfill_over_what_is_partly_there_asks_once_per_stage(instance, job, keys) -> None:
+    runner = ScriptedRunner()
+    run(job, instance, runner, keys[1:2], {FORCE_TAG: "false"})
+    runner.calls.clear()
+    runner.computed.clear()
+    assert run(job, instance, runner, keys[:3], {BACKFILL_ID_TAG: "abc"}, ["media", "frames", "ocr"]).success
+    # After a second call for the same stage a machine that was rented for it would be gone.
+    assert runner.calls == [(name, tuple(keys[:3]), frozenset(keys[1:2]), True) for name in ("media", "frames", "ocr")]
+    assert len(runner.computed) == 9
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("tags", [{BACKFILL_ID_TAG: "abc"}, {FORCE_TAG: "false", PARENT_RUN_ID_TAG: "abc"}])
 def test_a_persons_second_try_repeats_failures_and_fills_gaps_from_the_ledger(instance, job, keys, tags) -> None:
     runner = ScriptedRunner(failed={("ocr", keys[0])})
@@ -201,6 +223,38 @@ def test_a_persons_second_try_repeats_failures_and_fills_gaps_from_the_ledger(in
     assert shown(instance, "ocr", keys[:2]) == dict.fromkeys(keys[:2], "done")
 
 
+def from_failure(instance: dg.DagsterInstance, runner: ScriptedRunner, run_id: str) -> dg.JobExecutionResult:
+    """What the UI's button on a failed run does."""
+    tags = {**instance.get_run_by_id(run_id).tags, PARENT_RUN_ID_TAG: run_id, RESUME_RETRY_TAG: "true"}
+    options = dg.ReexecutionOptions.from_failure(run_id, instance)
+    with handing_over(BatchRun(runner)):
+        return dg.execute_job(
+            dg.reconstructable(scripted_job),
+            instance=instance,
+            run_config=SILENT,
+            tags=tags,
+            reexecution_options=options,
+        )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("tags", [{FORCE_TAG: "false"}, {}], ids=["of the sensor", "by hand"])
+def test_from_failure_tries_the_failed_media_again_and_says_what_fails_still(instance, job, keys, tags) -> None:
+    runner = ScriptedRunner(failed={("ocr", keys[0]), ("faces", keys[1])})
+    first = run(job, instance, runner, keys[:3], tags)
+    assert not first.success
+    runner.failed = {("faces", keys[1])}
+    runner.computed.clear()
+    second = from_failure(instance, runner, first.run_id)
+    assert {("ocr", keys[0]), ("faces", keys[1])} <= set(runner.computed)
+    assert {name for name, _ in runner.computed} <= {"ocr", "text_embeddings", "faces", NAMES[-1]}
+    assert shown(instance, "ocr", keys[:3]) == dict.fromkeys(keys[:3], "done")
+    assert not second.success, "a medium still fails"
+    runner.failed = set()
+    assert from_failure(instance, runner, second.run_id).success
+    assert shown(instance, "faces", keys[:3]) == dict.fromkeys(keys[:3], "done")
+
+
 @pytest.mark.slow
 def test_only_retryable_errors_are_retried(instance, job, keys, monkeypatch) -> None:
     monkeypatch.setattr("media_pipeline.assets.stages.RETRY_WAIT_S", 0)
@@ -209,14 +263,58 @@ def test_only_retryable_errors_are_retried(instance, job, keys, monkeypatch) -> 
     result = run(job, instance, runner, keys[:1])
     assert result.success
     assert [name for name, *_ in runner.calls].count("ocr") == 3
+    assert runner.around == ["begin", "finish", "end"]
 
     runner = ScriptedRunner(errors={"ocr": [DiskFull("no room left", "make room")]})
     result = run(job, instance, runner, keys[1:2])
     assert not result.success
     assert [name for name, *_ in runner.calls].count("ocr") == 1
-    assert runner.around == ["begin"], "the attempt stays open: the sensor asks again when there is room"
+    assert runner.around == ["begin", "release: no room left; make room"], "the sensor asks again"
     failure = next(event for event in result.all_events if event.is_step_failure)
     assert failure.step_failure_data.user_failure_data.description == "no room left; make room"
+
+
+@pytest.mark.slow
+def test_media_are_not_blamed_for_writers_that_collide_each_time(instance, job, keys, monkeypatch) -> None:
+    monkeypatch.setattr("media_pipeline.assets.stages.RETRY_WAIT_S", 0)
+    runner = ScriptedRunner(errors={"ocr": [StorageConflict("writers collided") for _ in range(3)]})
+    result = run(job, instance, runner, keys[:1])
+    assert not result.success
+    assert runner.around == ["begin", "release: writers collided"]
+    failure = next(event for event in result.all_events if event.is_step_failure)
+    assert failure.step_failure_data.user_failure_data.description == "writers collided"
+
+
+@pytest.mark.parametrize(
+    ("error", "around"),
+    [
+        (UsageError("no such option", "see --help"), ["begin", "release: no such option; see --help"]),
+        (DiskFull("no room left"), ["begin", "release: no room left"]),
+        (StorageConflict("writers collided"), ["begin", "release: writers collided"]),
+        (CorruptMedia("cannot be read"), ["begin"]),
+        (WorkerLost("it died"), ["begin"]),
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, Exception) else "",
+)
+def test_only_what_lies_in_a_medium_counts_as_its_attempt(error: MediaPipelineError, around: list[str]) -> None:
+    runner = ScriptedRunner()
+    batch = BatchRun(runner)
+    batch.begin(["a"])
+    batch.give_up(error)
+    assert runner.around == around
+    assert batch.error is error
+
+
+def test_a_disk_too_full_to_note_it_does_not_hide_the_cause(monkeypatch) -> None:
+    def no_room(*_: object, **__: object) -> None:
+        raise DiskFull("no room for the note")
+
+    runner = ScriptedRunner()
+    monkeypatch.setattr(runner, "release", no_room)
+    batch = BatchRun(runner)
+    batch.begin(["a"])
+    batch.give_up(DiskFull("no room left"))
+    assert str(batch.error) == "no room left"
 
 
 @pytest.mark.slow
@@ -273,6 +371,27 @@ def test_an_interrupted_run_gives_its_media_back(instance, job, keys) -> None:
     assert runner.around == ["begin", "release"]
     [run_record] = instance.get_run_records(limit=1)
     assert run_record.dagster_run.status == dg.DagsterRunStatus.CANCELED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("status", "around"), [("CANCELING", "end"), ("CANCELED", "end"), ("STARTED", "release")])
+def test_only_a_run_that_nobody_cancelled_goes_on_later(instance, job, keys, monkeypatch, status, around) -> None:
+    runner = ScriptedRunner()
+
+    def stop(name: str, *_: object, run_id: str, **__: object) -> list[Outcome]:
+        run = instance.get_run_by_id(run_id)
+        if status != "STARTED":
+            instance.report_run_canceling(run)
+        if status == "CANCELED":  # the monitoring did not wait for the process
+            instance.report_run_canceled(run)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(runner, "run_stage", stop)
+    with suppress(KeyboardInterrupt, DagsterExecutionInterruptedError):
+        run(job, instance, runner, keys[:1], {FORCE_TAG: "false"})
+    assert runner.around == ["begin", around]
+    [newest] = instance.get_runs(limit=1)
+    assert (STOPPED_TAG in newest.tags) is (around == "release"), "a stopped server is no failed try"
 
 
 def test_what_stops_a_run_is_raised(instance, job, keys) -> None:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
 import pytest
 import yaml
+from dagster._core.events import DagsterEvent, DagsterEventType
 from dagster._core.run_coordinator import QueuedRunCoordinator
 
 from media_pipeline.config import load_settings
@@ -119,6 +122,19 @@ def test_a_run_that_never_said_who_works_on_it_is_given_up_after_a_while(instanc
     assert silent not in reconcile_dead_runs(instance)
     monkeypatch.setattr("media_pipeline.engine.instance._UNSIGNED_RUN_DEAD_AFTER_S", -1.0)
     assert silent in reconcile_dead_runs(instance)
+
+
+@pytest.mark.slow
+def test_a_run_that_waited_long_in_the_queue_has_all_its_time_to_say_so(tmp_path: Path) -> None:
+    with open_instance(load_settings(home=tmp_path)) as instance:
+        run = instance.create_run_for_job(nothing, status=dg.DagsterRunStatus.NOT_STARTED)
+        asked_for = datetime.now(UTC) - timedelta(hours=1)
+        with sqlite3.connect(tmp_path / "dagster" / "history" / "runs.db") as runs:
+            runs.execute("UPDATE runs SET create_timestamp = ?", (asked_for.strftime("%Y-%m-%d %H:%M:%S.%f"),))
+        runs.close()
+        instance.report_dagster_event(DagsterEvent(DagsterEventType.RUN_START.value, run.job_name), run.run_id)
+        assert reconcile_dead_runs(instance) == []
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.STARTED
 
 
 # --- ranges ---------------------------------------------------------------------------------------------------------

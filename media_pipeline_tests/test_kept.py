@@ -75,7 +75,7 @@ def test_force_computes_whatever_is_kept(home: Home) -> None:
     home.run(scale=2.0)
     home.run()
     home.counted.taken()
-    home.open().run_stage("first", ["aardvark~0"], run_id="r", force=True)
+    home.open().run_stage("first", ["aardvark~0"], run_id="r", redo=["aardvark~0"])
     assert home.counted.taken() == [("first", "aardvark")]
 
 

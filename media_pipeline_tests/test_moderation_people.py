@@ -201,7 +201,7 @@ def test_a_decision_survives_analysing_everything_again(tmp_path: Path) -> None:
 
         def analyze(run_id: str, force: bool) -> dict[str, Any]:
             for stage in ("media", "frames", "audio"):
-                pipeline.run_stage(stage, [key], run_id=run_id, force=force)
+                pipeline.run_stage(stage, [key], run_id=run_id, redo=[key] if force else ())
             facts: dict[str, Any] = pipeline.finish([key])["moderation"]
             return facts
 

@@ -6,6 +6,7 @@ import time
 import wave
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -104,10 +105,11 @@ def settings(tmp_path: Path, **changes: object) -> Settings:
 def opened(tmp_path: Path, pictures: Path, **changes: object) -> tuple[Pipeline, list[str]]:
     pipeline = Pipeline(settings(tmp_path, **changes))
     report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).take([pictures], wait=True)
+    pipeline.sources.mark_announced([m.media_id for m in report.new])  # as a run does when it begins
     return pipeline, [m.partition_key for m in sorted([*report.new, *report.known], key=lambda m: m.name)]
 
 
-def run_all(pipeline: Pipeline, keys: list[str], **how: bool) -> dict[str, dict[str, Outcome]]:
+def run_all(pipeline: Pipeline, keys: list[str], **how: Any) -> dict[str, dict[str, Outcome]]:
     return {
         info.name: {
             o.partition_key.partition("~")[0]: o for o in pipeline.run_stage(info.name, keys, run_id="r", **how)
@@ -166,8 +168,14 @@ def test_what_is_current_is_not_computed_again(tmp_path: Path, pictures: Path, u
     assert all(o.current for o in again["brightness"].values() if o.status == "done")
     assert pipeline.pending(ids) == []  # the failed one is finished too, until somebody asks
     assert len(pipeline.pending(ids, retry_failed=True)) == 1
-    run_all(pipeline, keys, force=True)
+    run_all(pipeline, keys, redo=keys)
     assert sum(calls) == 6
+    one = [key for key in keys if key.startswith("grey-40")]
+    found = run_all(pipeline, keys, redo=one)["brightness"]
+    assert sum(calls) == 7, "the others stand"
+    assert {name: o.current for name, o in found.items() if o.status == "done"} == {
+        "grey-120": True, "grey-200": True, "grey-40": False,
+    }  # fmt: skip
 
 
 def test_a_run_that_was_cut_off_after_its_stages_is_still_to_be_ended(tmp_path: Path, pictures: Path, use) -> None:  # type: ignore[no-untyped-def]
@@ -179,6 +187,9 @@ def test_a_run_that_was_cut_off_after_its_stages_is_still_to_be_ended(tmp_path: 
     assert set(pipeline.pending(ids)) == set(ids)  # the results over all media have not heard of them
     pipeline.end(keys)
     assert pipeline.pending(ids) == []
+    pipeline.begin(keys)
+    pipeline.release(keys, because="no room left")  # the disk was full when the results over all media were made
+    assert set(pipeline.pending(ids)) == set(ids)
 
 
 @pytest.mark.slow

@@ -232,7 +232,7 @@ def test_results_of_a_removed_original_stand_and_new_analyzers_say_why_there_are
     carry_out(pipeline, plan(pipeline, days(9)))
     keys = [medium.partition_key]
     for name in ("media", "frames", "ocr"):  # none of them was made with what is installed here
-        [outcome] = pipeline.run_stage(name, keys, run_id="r", force=True, retry_failed=True)
+        [outcome] = pipeline.run_stage(name, keys, run_id="r", redo=keys, retry_failed=True)
         assert (outcome.status, outcome.current, outcome.fingerprint) == ("done", True, f"{name}-1")
     assert pipeline.tables.read("ocr").num_rows == 1
     [outcome] = pipeline.run_stage("scenes", keys, run_id="r")

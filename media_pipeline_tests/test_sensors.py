@@ -6,7 +6,9 @@ import errno
 import os
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event
 from types import SimpleNamespace
 
 import dagster as dg
@@ -17,8 +19,10 @@ from media_pipeline.assets.jobs import analyze_job
 from media_pipeline.config import load_settings
 from media_pipeline.definitions import defs
 from media_pipeline.engine.instance import PROCESS_TAG, open_instance
-from media_pipeline.engine.tags import FORCE_TAG
+from media_pipeline.engine.submit import ANALYZE_JOB
+from media_pipeline.engine.tags import FORCE_TAG, STOPPED_TAG
 from media_pipeline.execution.pipeline import Pipeline
+from media_pipeline.media.intake import Intake, IntakeReport
 from media_pipeline_tests._stages import STAGES
 from resources.pipeline import PipelineResource
 from sensors.watch_folders import MAX_ATTEMPTS, MAX_WAITING_RUNS, watch_folders
@@ -35,7 +39,7 @@ class World:
         self.pipeline = Pipeline(settings)
         self.instance = open_instance(settings)
         self.sensor = watch_folders(analyze_job(STAGES))
-        self._context = dg.build_sensor_context(
+        self.context = dg.build_sensor_context(
             instance=self.instance, resources={"pipeline": PipelineResource()}, definitions=defs
         )
 
@@ -45,7 +49,7 @@ class World:
 
     def tick(self) -> list[dg.RunRequest]:
         """What it asks for; a skip is an empty list, its reason in `said`."""
-        result = self.sensor(self._context)
+        result = self.sensor(self.context)
         self.said = result.skip_message if isinstance(result, dg.SkipReason) else ""
         return [] if isinstance(result, dg.SkipReason) else list(result.run_requests)
 
@@ -134,6 +138,56 @@ def test_a_run_that_could_not_start_is_tried_again_and_then_less_often(world: Wo
     assert later.run_key not in keys
 
 
+def test_a_run_that_was_stopped_with_the_server_is_no_failed_try(world: World) -> None:
+    world.drop("a.txt")
+    keys = set()
+    for _ in range(MAX_ATTEMPTS + 1):
+        [request] = world.tick()
+        keys.add(request.run_key)
+        run = world.submit(request, dg.DagsterRunStatus.STARTED)
+        world.pipeline.begin(world.keys(request))
+        world.pipeline.release(world.keys(request))
+        world.instance.add_run_tags(run.run_id, {STOPPED_TAG: "true"})
+        world.instance.report_run_failed(run)
+    assert len(keys) == MAX_ATTEMPTS + 1
+
+
+def test_what_a_person_cancelled_is_not_asked_for_again(world: World) -> None:
+    world.drop("a.txt", "b.txt")
+    [request] = world.tick()
+    run = world.submit(request, dg.DagsterRunStatus.STARTED)
+    world.pipeline.begin(world.keys(request))
+    world.instance.report_run_canceling(run)
+    world.instance.report_run_canceled(run)  # the monitoring, while the process still computes
+    assert world.tick() == []
+    assert world.pipeline.sources.interrupted() == []
+
+    later = world.submit(request, dg.DagsterRunStatus.STARTED)  # a person starts it again, and it is killed
+    world.pipeline.begin(world.keys(request))
+    world.instance.report_run_failed(later)
+    assert [len(world.keys(again)) for again in world.tick()] == [1, 1], "the cancellation was of another run"
+
+
+def test_a_wrong_setting_holds_media_up_and_never_gives_them_up(world: World, monkeypatch) -> None:
+    monkeypatch.setenv("MEDIA_PIPELINE_OPTIONS__OCR__LANGUAGES", "no such option")
+    job = defs.resolve_job_def(ANALYZE_JOB)
+    world.drop("a.txt", "b.txt")
+    for _ in range(MAX_ATTEMPTS):
+        [request] = world.tick()
+        assert len(world.keys(request)) == 2, "they are not tried alone: it does not lie in them"
+        tags = {**request.tags, RUN_KEY_TAG: request.run_key}
+        assert not job.execute_in_process(instance=world.instance, tags=tags, raise_on_error=False).success
+    assert world.tick() == []
+    for text in ("could not be started: MEDIA_PIPELINE_OPTIONS__OCR__LANGUAGES", "options of ocr: ["):
+        assert text in world.said
+    assert world.pipeline.sources.given_up(max_attempts=MAX_ATTEMPTS) == []
+
+    monkeypatch.delenv("MEDIA_PIPELINE_OPTIONS__OCR__LANGUAGES")
+    monkeypatch.setattr("sensors.watch_folders.RESTART_AFTER_S", 0)
+    [later] = world.tick()
+    assert len(world.keys(later)) == 2
+
+
 def test_media_whose_run_was_killed_are_asked_for_again_and_not_for_ever(world: World) -> None:
     world.drop("a.txt", "b.txt")
     dead = {PROCESS_TAG: "another-boot:1:1"}
@@ -165,6 +219,31 @@ def test_it_waits_while_runs_wait(world: World) -> None:
     [one_more] = world.tick()
     asked = [key for request in [*requests, one_more] for key in world.keys(request)]
     assert len(asked) == len(set(asked)) == 12
+
+
+def test_a_file_that_is_still_being_copied_is_not_copied_a_second_time(world: World, monkeypatch) -> None:
+    copying, copied = Event(), Event()
+    real, calls = Intake.tick, []
+
+    def slow(self: Intake, *where: object, **limits: object) -> IntakeReport:
+        calls.append(where)
+        if len(calls) == 1:
+            copying.set()
+            assert copied.wait(60)
+        return real(self, *where, **limits)
+
+    monkeypatch.setattr(Intake, "tick", slow)
+    world.drop("large.txt")
+    # Dagster gives up on a tick after a minute; its thread goes on.
+    with ThreadPoolExecutor(1) as threads:
+        first = threads.submit(world.sensor, world.context)
+        assert copying.wait(60)
+        second, said = world.tick(), world.said
+        copied.set()
+        [lost] = first.result().run_requests
+    assert (second, said, len(calls)) == ([], "a large file is still being taken in", 1)
+    [request] = world.tick()
+    assert request.run_key == lost.run_key
 
 
 def test_a_full_disk_stops_the_intake_with_cause_and_remedy(world: World, monkeypatch) -> None:

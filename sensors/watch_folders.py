@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES, DagsterRun
+from filelock import FileLock, Timeout
 
 from media_pipeline.engine.instance import reconcile_dead_runs
 from media_pipeline.engine.partitions import PARTITIONS_NAME, announce, contiguous_ranges, keys_of_run, range_tags
-from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG
+from media_pipeline.engine.tags import BATCH_TAG, FORCE_TAG, SOURCE_TAG, STOPPED_TAG
 from media_pipeline.errors import DiskFull, StorageUnavailable
 from media_pipeline.media.batching import batches
 from media_pipeline.media.intake import Intake, IntakeReport
-from media_pipeline.storage.sources import MAX_ATTEMPTS, KnownMedium
+from media_pipeline.storage.sources import HELD_UP, MAX_ATTEMPTS, KnownMedium
 from resources.pipeline import PipelineResource
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ LOOK_LIMIT_S = 0.4  # some 30,000 known files; the next tick goes on behind them
 MAX_WAITING_RUNS = 3
 RESTART_AFTER_S = 1800.0  # between tries of a batch whose runs do not even start
 SOURCE = "watch folder"
+_CANCELLED_RUNS = 20  # the newest that are looked at, every two seconds
 
 
 def watch_folders(job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
@@ -59,14 +61,11 @@ def watch_folders(job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
 def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorResult | dg.SkipReason:
     try:
         pipeline.require_disk()
-        report = Intake(pipeline.layout, pipeline.sources, pipeline.settings).tick(
-            pipeline.settings.watched,
-            limit_files=TICK_LIMIT_FILES,
-            limit_seconds=TICK_LIMIT_S,
-            look_seconds=LOOK_LIMIT_S,
-        )
+        report = _take_in(pipeline)
     except (DiskFull, StorageUnavailable) as error:
         return dg.SkipReason(str(error))
+    except Timeout:
+        return dg.SkipReason("a large file is still being taken in")
     for path, reason in report.refused:
         context.log.warning(f"{path} was not taken: {reason}")
     unfinished = context.instance.get_runs(dg.RunsFilter(statuses=list(NOT_FINISHED_STATUSES)))
@@ -78,8 +77,31 @@ def _tick(context: dg.SensorEvaluationContext, pipeline: Pipeline) -> dg.SensorR
     if requests:
         return dg.SensorResult(run_requests=requests[: MAX_WAITING_RUNS - len(waiting)])
     if todo:
-        return dg.SkipReason(f"{len(todo)} batches could not be started; look at the failed runs, they are tried again")
+        why = pipeline.sources.note(HELD_UP) or "look at the failed runs"
+        return dg.SkipReason(
+            f"{len(todo)} batches could not be started: {why}; tried again every {RESTART_AFTER_S / 60:.0f} minutes"
+        )
     return dg.SkipReason(_nothing_to_do(report))
+
+
+def _take_in(pipeline: Pipeline) -> IntakeReport:
+    """Look through the watched folders, alone.
+
+    A tick that copies a file for longer than Dagster waits is given up by it, and its thread copies on: the next one
+    must not begin a second copy of the same file.
+
+    Raises:
+        DiskFull: there is no room for a file.
+        Timeout: an earlier tick is still at it, in this process or in another.
+    """
+    # A new object for each tick: one that holds the lock would let its thread in once more.
+    with FileLock(pipeline.layout.locks / "intake.lock", fallback_to_soft=False, timeout=0):
+        return Intake(pipeline.layout, pipeline.sources, pipeline.settings).tick(
+            pipeline.settings.watched,
+            limit_files=TICK_LIMIT_FILES,
+            limit_seconds=TICK_LIMIT_S,
+            look_seconds=LOOK_LIMIT_S,
+        )
 
 
 def _open_batches(
@@ -90,7 +112,11 @@ def _open_batches(
     existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
     in_hand = {key for run in unfinished for key in keys_of_run(existing, run.tags)}
     new = pipeline.sources.unannounced(MAX_WAITING_RUNS * limits.max_media + len(in_hand))
-    again = pipeline.sources.interrupted(max_attempts=MAX_ATTEMPTS)
+    cut_off = pipeline.sources.interrupted(max_attempts=MAX_ATTEMPTS)
+    cancelled = _cancelled(instance, existing, {medium.partition_key for medium in cut_off} - in_hand)
+    if cancelled:
+        pipeline.end(list(cancelled))
+    again = [medium for medium in cut_off if medium.partition_key not in cancelled]
     if new:
         announce(instance, [medium.partition_key for medium in new])
         existing = instance.get_dynamic_partitions(PARTITIONS_NAME)
@@ -106,18 +132,32 @@ def _open_batches(
     return found
 
 
+def _cancelled(instance: dg.DagsterInstance, existing: Sequence[str], keys: set[str]) -> set[str]:
+    """Those of these media whose newest run was cancelled: a person's wish, that its process could not note itself."""
+    if not keys:
+        return set()
+    found: set[str] = set()
+    cancelled = dg.RunsFilter(statuses=[dg.DagsterRunStatus.CANCELED])
+    for record in instance.get_run_records(cancelled, limit=_CANCELLED_RUNS):
+        hit = keys.intersection(keys_of_run(existing, record.dagster_run.tags))
+        if hit:
+            later = instance.get_runs(dg.RunsFilter(created_after=record.create_timestamp))
+            found |= hit.difference(*(keys_of_run(existing, run.tags) for run in later))
+    return found
+
+
 def _request(instance: dg.DagsterInstance, batch: Sequence[KnownMedium]) -> dg.RunRequest | None:
     """A run over this batch; None while it has to wait because it could not be started several times."""
     named = "".join(f"{medium.media_id}:{medium.attempts};" for medium in batch)
     name = hashlib.sha256(named.encode()).hexdigest()[:16]
-    # Runs of this very batch that are over without having begun: their start failed. A key that Dagster has seen
-    # starts nothing, so each try has its own; the same try is never started twice.
+    # Runs of this very batch that are over without having counted as an attempt: most could not start. A key that
+    # Dagster has seen starts nothing, so each try has its own; the same try is never started twice.
     before = dg.RunsFilter(tags={BATCH_TAG: name})
     tries = instance.get_runs_count(before)
-    if tries >= MAX_ATTEMPTS:
-        [newest] = instance.get_run_records(before, limit=1)
-        if time.time() - newest.create_timestamp.replace(tzinfo=UTC).timestamp() < RESTART_AFTER_S:
-            return None
+    latest = instance.get_run_records(before, limit=MAX_ATTEMPTS)
+    failed = [record for record in latest if STOPPED_TAG not in record.dagster_run.tags]
+    if len(failed) == MAX_ATTEMPTS and _age_s(latest[0]) < RESTART_AFTER_S:
+        return None
     return dg.RunRequest(
         run_key=f"{name}-{tries}",
         tags={
@@ -127,6 +167,10 @@ def _request(instance: dg.DagsterInstance, batch: Sequence[KnownMedium]) -> dg.R
             SOURCE_TAG: SOURCE,
         },
     )
+
+
+def _age_s(record: dg.RunRecord) -> float:
+    return time.time() - record.create_timestamp.replace(tzinfo=UTC).timestamp()
 
 
 def _nothing_to_do(report: IntakeReport) -> str:

@@ -9,7 +9,7 @@ The ops form a chain, not a tree. They would run one after another anyway, each 
 also one over a few selected assets, has exactly one last op.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
@@ -26,7 +26,7 @@ from media_pipeline.engine.materializations import (
     withdraw_plans,
 )
 from media_pipeline.engine.partitions import MEDIA
-from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG, SPENT_TAG
+from media_pipeline.engine.tags import COMMAND_LINE, FORCE_TAG, RETRY_FAILED_TAG, SOURCE_TAG, SPENT_TAG, STOPPED_TAG
 from media_pipeline.errors import BudgetReached, DiskFull, MediaPipelineError
 from media_pipeline.execution.outcome import Outcome, StageInfo
 from media_pipeline.execution.stages import with_needs
@@ -36,6 +36,8 @@ ANALYSIS_POOL = "analysis"
 _MAX_RETRIES = 2
 RETRY_WAIT_S = 5
 _MAX_LISTED = 50
+# Dagster's monitoring does not wait longer than a minute for a process that is in the middle of something.
+_CANCELLED = (dg.DagsterRunStatus.CANCELING, dg.DagsterRunStatus.CANCELED)
 RENTED_ON = "media"  # the asset whose page shows where runs computed and what it cost
 
 
@@ -84,17 +86,21 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
             if stage.name in wanted:
                 if batch.begin(context.partition_keys):
                     _place(context, batch, wanted)
+                _catch_up(context, batch, stages, selected, wanted[: wanted.index(stage.name)])
                 _work(context, batch, stage, is_selected=stage.name in selected)
             if stage.name == wanted[-1]:
                 _conclude(context, batch)
         except MediaPipelineError as error:
-            batch.give_up(error)
-            if error.retryable and not isinstance(error, DiskFull | BudgetReached):
+            if _is_tried_again(error, tries_before=context.retry_number):
                 raise dg.RetryRequested(max_retries=_MAX_RETRIES, seconds_to_wait=RETRY_WAIT_S) from error
+            batch.give_up(error)
             raise dg.Failure(description=str(error), allow_retries=False) from error
         except (KeyboardInterrupt, DagsterExecutionInterruptedError):
             # A cancelled run is a person's wish; where `serve` was stopped, its next start goes on.
-            batch.interrupt(context.partition_keys, go_on_later=not _was_cancelled(context))
+            goes_on_later = not _was_cancelled(context)
+            if goes_on_later:
+                context.instance.add_run_tags(context.run_id, {STOPPED_TAG: "true"})
+            batch.interrupt(context.partition_keys, go_on_later=goes_on_later)
             if context.run.tags.get(SOURCE_TAG) == COMMAND_LINE:
                 # Ctrl-C is a request as good as the UI's; without it Dagster calls the run failed.
                 context.instance.report_run_canceling(context.run)
@@ -105,9 +111,14 @@ def _stage_op(stage: StageInfo, stages: Sequence[StageInfo]) -> dg.OpDefinition:
     return run_stage
 
 
+def _is_tried_again(error: MediaPipelineError, *, tries_before: int) -> bool:
+    """Whether this run itself tries again; what takes longer to mend is for a later run."""
+    return error.retryable and not isinstance(error, DiskFull | BudgetReached) and tries_before < _MAX_RETRIES
+
+
 def _was_cancelled(context: dg.OpExecutionContext) -> bool:
     run = context.instance.get_run_by_id(context.run_id)
-    return run is not None and run.status == dg.DagsterRunStatus.CANCELING
+    return run is not None and run.status in _CANCELLED
 
 
 def _place(context: dg.OpExecutionContext, batch: BatchRun, wanted: Sequence[str]) -> None:
@@ -120,9 +131,31 @@ def _place(context: dg.OpExecutionContext, batch: BatchRun, wanted: Sequence[str
     context.log_event(dg.AssetObservation(RENTED_ON, metadata={"placement": dg.JsonMetadataValue(decision.facts())}))
 
 
-def _work(context: dg.OpExecutionContext, batch: BatchRun, stage: StageInfo, *, is_selected: bool) -> None:
+def _catch_up(
+    context: dg.OpExecutionContext,
+    batch: BatchRun,
+    stages: Sequence[StageInfo],
+    selected: Collection[str],
+    before: Sequence[str],
+) -> None:
+    """Bring the stages before this op's up to date that no op of this run is for.
+
+    Media fail anywhere and it is the last op that says so, so Dagster's "from failure" repeats that op alone. What a
+    person wants by it is another try for these media. What the run before made stands, also where it was forced.
+    """
+    by_name = {stage.name: stage for stage in stages}
+    for name in before:
+        if not batch.has_run(name):
+            _work(context, batch, by_name[name], is_selected=name in selected, may_redo=False)
+
+
+def _work(
+    context: dg.OpExecutionContext, batch: BatchRun, stage: StageInfo, *, is_selected: bool, may_redo: bool = True
+) -> None:
     keys = list(context.partition_keys)
     redo, retry_failed = _policy(context, stage.name, keys) if is_selected else (frozenset[str](), False)
+    if not may_redo:
+        redo = frozenset()
     outcomes = batch.run_stage(
         stage.name, keys, run_id=context.run_id, redo=redo, retry_failed=retry_failed, say=context.log.info
     )

@@ -34,7 +34,7 @@ def status(app: App, format_: str, show_all: bool) -> None:
 def collect(app: App) -> dict[str, Any]:
     """Everything `status` shows, as plain values."""
     from media_pipeline.execution.stages import stage_infos
-    from media_pipeline.storage.sources import MAX_ATTEMPTS
+    from media_pipeline.storage.sources import HELD_UP, MAX_ATTEMPTS
 
     pipeline = app.pipeline
     counts = pipeline.ledger.counts()
@@ -53,6 +53,7 @@ def collect(app: App) -> dict[str, Any]:
         "home": str(pipeline.layout.home),
         "media": media,
         "waiting": media - sum(stages["media"].values()),
+        "held_up": pipeline.sources.note(HELD_UP) if pipeline.sources.unannounced(1) else None,
         "given_up": [medium.path for medium in pipeline.sources.given_up(max_attempts=MAX_ATTEMPTS)],
         "stages": stages,
         "unavailable": {e.analyzer: e.reason for e in standing if e.status == "unavailable"},
@@ -77,6 +78,9 @@ def _print(console: Console, report: dict[str, Any], *, show_all: bool) -> None:
     failures = [(f["name"], f["analyzer"], f["reason"] or "") for f in report["failures"]]
     failures += [(r["path"], "intake", r["reason"]) for r in report["refused"]]
     print_failures(console, failures, show_all=show_all)
+    if report["held_up"]:
+        console.print(f"[red]held up[/]: {escape(report['held_up'])}", highlight=False, soft_wrap=True)
+        console.print("    `serve` tries again within 30 minutes, `media-pipeline analyze PATH` at once")
     if report["given_up"]:
         console.print(
             "[red]given up[/]: the run died each time; find out why with `media-pipeline --debug analyze PATH`"

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Protocol
 
-from media_pipeline.errors import MediaPipelineError
+from media_pipeline.errors import (
+    AnalyzerFailed,
+    ContractViolation,
+    DiskFull,
+    InputError,
+    MediaPipelineError,
+    WorkerLost,
+)
 from media_pipeline.execution.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -16,6 +23,7 @@ if TYPE_CHECKING:
     from media_pipeline.execution.wish import Wish
 
 _PROGRESS_EVERY_S = 10.0
+_OF_A_MEDIUM = (InputError, AnalyzerFailed, ContractViolation, WorkerLost)
 OnStageOutcome = Callable[[str, Outcome], None]  # (stage, outcome)
 Say = Callable[[str], None]
 
@@ -29,7 +37,7 @@ class StageRunner(Protocol):
         partition_keys: Sequence[str],
         *,
         run_id: str,
-        force: bool = False,
+        redo: Collection[str] = (),
         retry_failed: bool = False,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> list[Outcome]: ...
@@ -39,7 +47,7 @@ class StageRunner(Protocol):
     ) -> Decision | None: ...
     def give_back(self) -> dict[str, Any] | None: ...
     def end(self, partition_keys: Sequence[str]) -> None: ...
-    def release(self, partition_keys: Sequence[str]) -> None: ...
+    def release(self, partition_keys: Sequence[str], *, because: str | None = None) -> None: ...
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]: ...
     def maintain(self) -> dict[str, dict[str, Any]]: ...
     def close(self) -> None: ...
@@ -112,8 +120,15 @@ class BatchRun:
             self.end(partition_keys)
 
     def give_up(self, error: MediaPipelineError) -> None:
-        """The run stops early; the attempt stays open, so that its media are asked for again, a few times."""
+        """The run stops early, and its media are asked for again.
+
+        What lies in a medium counts as an attempt: one that ends its run every time is left alone some day. A wrong
+        setting or a full disk says nothing about the media: for them the run has not begun.
+        """
         self.error = error
+        if not isinstance(error, _OF_A_MEDIUM):
+            with suppress(DiskFull):  # a disk may be too full for this as well: then it counts
+                self.runner.release(self._begun, because=str(error))
 
     def run_stage(
         self,
@@ -139,16 +154,16 @@ class BatchRun:
             if self._on_outcome is not None:
                 self._on_outcome(name, outcome)
 
-        outcomes: dict[str, Outcome] = {}
-        for force in (False, True):
-            keys = [key for key in partition_keys if (key in redo) is force]
-            if keys:
-                found = self.runner.run_stage(
-                    name, keys, run_id=run_id, force=force, retry_failed=retry_failed, on_outcome=observe
-                )
-                outcomes |= {outcome.partition_key: outcome for outcome in found}
-        self._outcomes[name] = outcomes
-        return [outcomes[key] for key in partition_keys if key in outcomes]
+        # In one call: when a stage is through, a rented machine that nothing more can use is given back.
+        outcomes = self.runner.run_stage(
+            name, partition_keys, run_id=run_id, redo=redo, retry_failed=retry_failed, on_outcome=observe
+        )
+        self._outcomes[name] = {outcome.partition_key: outcome for outcome in outcomes}
+        return outcomes
+
+    def has_run(self, stage: str) -> bool:
+        """Whether this run has brought the stage up to date."""
+        return stage in self._outcomes
 
     def fingerprint(self, stage: str, partition_key: str) -> str | None:
         """Of a result of this run; None when the stage did not run or the medium is not done."""

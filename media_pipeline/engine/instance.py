@@ -126,7 +126,9 @@ def reconcile_dead_runs(instance: dg.DagsterInstance) -> list[str]:
             continue
         signature = run.tags.get(PROCESS_TAG)
         if signature is None:
-            age_s = time.time() - record.create_timestamp.replace(tzinfo=UTC).timestamp()
+            # From its start, not from when it was asked for: runs may wait in the queue for hours.
+            began = record.start_time or record.create_timestamp.replace(tzinfo=UTC).timestamp()
+            age_s = time.time() - began
             if run.status == dg.DagsterRunStatus.STARTED and age_s > _UNSIGNED_RUN_DEAD_AFTER_S:
                 dead.append((run, "it never said which process works on it"))
         elif not _is_alive(signature, elsewhere=shared):

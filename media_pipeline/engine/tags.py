@@ -8,6 +8,8 @@ REPROCESSING = "reprocessing"
 NIGHT_TAG = "media_pipeline/night"  # the date on which the night of this run began
 BEHIND_UPLOADS = {"dagster/priority": "-10"}  # runs that wait until no fresh upload does
 BATCH_TAG = "media_pipeline/batch"  # which media, and how often they were tried before
+# "true": the run was stopped in an orderly way before it was through, with `serve`, and is no failed try of its media
+STOPPED_TAG = "media_pipeline/stopped"
 PRUNED_TAG = "media_pipeline/pruned"  # "failures": the run that stands for failed runs that were pruned
 TARGET_TAG = "media_pipeline/target"  # "auto", "cpu" or "gpu": where this run computes, in place of the settings
 MAX_USD_TAG = "media_pipeline/max_usd"  # what this run may spend, in place of the settings

@@ -45,7 +45,7 @@ from media_pipeline.storage.costs import Cost, Costs
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.leases import Leases
 from media_pipeline.storage.ledger import Ledger
-from media_pipeline.storage.sources import Sources
+from media_pipeline.storage.sources import HELD_UP, Sources
 from media_pipeline.storage.tables import Tables
 
 if TYPE_CHECKING:
@@ -116,8 +116,8 @@ class Pipeline:
         """Those of the media for which some stage has no current result, in the given order.
 
         A stage that failed on the same content with the same fingerprint counts as finished: trying again is for the
-        user to ask. So does one whose model is unavailable as long as it stays so. A medium whose run was cut off is
-        among them whatever its stages say: what is made from all media may not have heard of it.
+        user to ask. So does one whose model is unavailable as long as it stays so. A medium whose run was cut off or
+        held up is among them whatever its stages say: what is made from all media may not have heard of it.
         """
         names = [info.name for info in stage_infos() if stages is None or info.name in stages]
         known = self.sources.by_id(media_ids)
@@ -126,8 +126,10 @@ class Pipeline:
         cut_off = {medium.media_id for medium in self.sources.interrupted()}
 
         def is_pending(media_id: str) -> bool:
-            return media_id in cut_off or self.judge.is_pending(
-                known[media_id], own, entries, retry_failed=retry_failed
+            return (
+                media_id in cut_off
+                or not known[media_id].announced
+                or self.judge.is_pending(known[media_id], own, entries, retry_failed=retry_failed)
             )
 
         return [media_id for media_id in media_ids if media_id in known and is_pending(media_id)]
@@ -147,11 +149,14 @@ class Pipeline:
         partition_keys: Sequence[str],
         *,
         run_id: str,
-        force: bool = False,
+        redo: Collection[str] = (),
         retry_failed: bool = False,
         on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         """Bring one stage of these media up to date; one outcome per medium, in the order of the keys.
+
+        Args:
+            redo: keys whose result is made anew although it stands, or could be put back.
 
         Raises:
             DiskFull: nothing can be written; what was committed before stays.
@@ -166,7 +171,8 @@ class Pipeline:
         for medium in known.values():
             verdict = self.judge.verdict(name, medium, own, entries, retry_failed=retry_failed)
             can_be_made = isinstance(own, str) and self.judge.unreadable(name, medium) is None
-            if force and isinstance(verdict, Outcome) and verdict.current and can_be_made:
+            again = medium.partition_key in redo and can_be_made
+            if again and isinstance(verdict, Outcome) and verdict.current:
                 verdict = Todo(medium, verdict.fingerprint, entries.get((medium.media_id, name)))
             if isinstance(verdict, Todo):
                 todo.append(verdict)
@@ -177,10 +183,11 @@ class Pipeline:
         self._results.record_unavailable(stage, outcomes.values(), entries, run_id)
         if todo:
             self.require_disk()
-            if force and name == "media":
-                for item in todo:
-                    self.cache.discard(item.known.media_id)
-            for outcome in self._make(stage, todo, run_id, restore=not force):
+            anew = {item.known.media_id for item in todo if item.known.partition_key in redo}
+            if name == "media":
+                for media_id in anew:
+                    self.cache.discard(media_id)
+            for outcome in self._make(stage, todo, run_id, anew):
                 outcomes[outcome.partition_key] = outcome
                 if on_outcome:
                     on_outcome(outcome)
@@ -193,9 +200,10 @@ class Pipeline:
             self.placements.stage_is_through(name)
         return [outcomes[key] for key in partition_keys if key in outcomes]
 
-    def _make(self, stage: Stage, todo: Sequence[Todo], run_id: str, *, restore: bool) -> Iterator[Outcome]:
+    def _make(self, stage: Stage, todo: Sequence[Todo], run_id: str, anew: Collection[str]) -> Iterator[Outcome]:
         """Put back what was kept, compute and commit the rest in portions; reported only once the rows are safe."""
-        restored = self._results.restore(stage, todo, run_id) if restore else []
+        may_stand = [t for t in todo if t.known.media_id not in anew]
+        restored = self._results.restore(stage, may_stand, run_id) if may_stand else []
         yield from restored
         there = {outcome.media_id for outcome in restored}
         by_id = {t.known.media_id: t for t in todo if t.known.media_id not in there}
@@ -300,9 +308,15 @@ class Pipeline:
     def end(self, partition_keys: Sequence[str]) -> None:
         self.sources.end_attempt(self._ids(partition_keys))
 
-    def release(self, partition_keys: Sequence[str]) -> None:
-        """The run on these media was stopped in an orderly way: the sensor may ask for them again."""
+    def release(self, partition_keys: Sequence[str], *, because: str | None = None) -> None:
+        """The run on these media was stopped before it was through: the sensor may ask for them again.
+
+        Args:
+            because: what held it up, for `status`; None: somebody stopped it
+        """
         self.sources.release(self._ids(partition_keys))
+        if because is not None:
+            self.sources.set_note(HELD_UP, because)
 
     def finish(self, partition_keys: Sequence[str]) -> dict[str, dict[str, Any]]:
         """Bring what is made from all media up to date after a batch; metadata by result."""
@@ -310,6 +324,7 @@ class Pipeline:
         found = update_results(self, self._ids(partition_keys))
         if (overhead_s := self._clock.end()) is not None:
             self.costs.record_overhead("run", 1, overhead_s)
+        self.sources.set_note(HELD_UP, None)
         return found
 
     def _ids(self, partition_keys: Sequence[str]) -> list[str]:

@@ -28,6 +28,7 @@ from media_pipeline.storage.schemas import MEDIA_AGES, SOURCES
 from media_pipeline.storage.sightings import LEFT_ALONE, Sighting, file_row, removed, stamp
 from media_pipeline.storage.sqlite import Database, chunks, marks
 
+HELD_UP = "held up"  # the note that says why the last run could not go on, whatever its media
 MAX_ATTEMPTS = 3  # runs of a medium that are cut off before nobody asks for another
 SCHEMA_VERSION = 2
 # A tick every few seconds must not rewrite ten thousand rows; an hour is near enough for "last seen".
@@ -240,7 +241,7 @@ class Sources:
         self._update_media("attempts = 0", media_ids)
 
     def release(self, media_ids: Collection[str]) -> None:
-        """Their run was stopped in an orderly way before it was through: as if it had not begun."""
+        """Their run was stopped before it was through, and not by them: as if it had not begun."""
         self._update_media("announced = 0, attempts = 0", media_ids)
 
     def original_removed(self, media_ids: Collection[str]) -> None:
@@ -289,12 +290,13 @@ class Sources:
         """Erase every trace of a medium; a file of it that stays in a watched folder will be taken again."""
         with self._db.write() as db:
             db.execute("DELETE FROM notes WHERE value IN (SELECT path FROM files WHERE media_id = ?)", (media_id,))
+            db.execute("DELETE FROM notes WHERE key = ?", (HELD_UP,))  # its text may name the medium
             db.execute("DELETE FROM media WHERE media_id = ?", (media_id,))
 
     # -- notes and views -----------------------------------------------------------------------------------------
 
     def note(self, key: str) -> str | None:
-        """A path remembered for the next tick, which may be another process."""
+        """A path or a text remembered for another process."""
         rows = self._db.query("SELECT value FROM notes WHERE key = ?", [key])
         return os.fsdecode(rows[0][0]) if rows else None
 
