@@ -113,7 +113,7 @@ def test_the_machine_sees_no_name_and_no_secret(server: StandIn, media: Path, tm
 
     def look() -> None:
         for row in server.live():
-            for box in (i.box for i in server.market.instances.values() if i.id == row["id"] and i.box):
+            for box in (i.box for i in [*server.market.instances.values()] if i.id == row["id"] and i.box):
                 for folder, _, names in os.walk(box.home):  # passes over what is gone meanwhile
                     for file in (Path(folder, name) for name in names if name != "host_ed25519"):
                         with contextlib.suppress(OSError):
