@@ -14,7 +14,7 @@ import pytest
 from media_pipeline.analyzers import _registry
 from media_pipeline.analyzers._spec import AnalyzerSpec, Batch, ModelChoice, Options
 from media_pipeline.config import Settings, load_settings
-from media_pipeline.errors import BudgetReached, DiskFull, ModelUnavailable, UsageError, WorkerLost
+from media_pipeline.errors import BudgetReached, DiskFull, ModelUnavailable, StorageConflict, UsageError, WorkerLost
 from media_pipeline.execution import pipeline as pipeline_module
 from media_pipeline.execution import stages as stages_module
 from media_pipeline.execution.decoded import DecodedMedia
@@ -190,6 +190,30 @@ def test_a_run_that_was_cut_off_after_its_stages_is_still_to_be_ended(tmp_path: 
     pipeline.begin(keys)
     pipeline.release(keys, because="no room left")  # the disk was full when the results over all media were made
     assert set(pipeline.pending(ids)) == set(ids)
+
+
+def test_frames_that_another_process_removes_are_decoded_again_and_blamed_on_nobody(
+    tmp_path: Path,
+    pictures: Path,
+    use,
+    decoded: DecodedMedia,  # type: ignore[no-untyped-def]
+) -> None:
+    gone: list[str] = []
+
+    def interrupted(model: object, batch: Batch, options: BrightnessOptions) -> pa.Table:
+        if not gone:
+            gone.append(batch[0].media_id)
+            decoded.cache.discard(batch[0].media_id)
+        return brightness(model, batch, options)
+
+    use(spec(run=interrupted, batch_media=1))
+    pipeline, keys = opened(tmp_path, pictures)
+    for stage in ("media", "frames", "audio"):
+        pipeline.run_stage(stage, keys, run_id="r")
+    with pytest.raises(StorageConflict, match="decoded again"):
+        pipeline.run_stage("brightness", keys, run_id="r")
+    found = pipeline.run_stage("brightness", keys, run_id="r")
+    assert sorted(o.status for o in found) == ["blocked", "done", "done", "done"]
 
 
 @pytest.mark.slow

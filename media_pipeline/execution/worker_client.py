@@ -306,7 +306,7 @@ class WorkerClient:
         while True:
             try:
                 piece = next(iterator, None)
-            except (OSError, ValueError, pa.ArrowException) as error:
+            except (OSError, ValueError, pa.ArrowException, StorageConflict) as error:
                 if name is not None:
                     self._held.pop(name, None)
                     self._line.send(Message("drop", {"media": [name]}))

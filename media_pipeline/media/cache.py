@@ -159,7 +159,7 @@ class Cache:
                 return None
             entry = CacheEntry(media_id, facts_from_json(stored["facts"]), folder, FrameReader(folder / FRAMES_FILE))
             os.utime(folder / FACTS_FILE)  # the least recently used go first
-        except (OSError, ValueError, KeyError, TypeError):  # pa.ArrowInvalid is a ValueError
+        except (OSError, ValueError, KeyError, TypeError, StorageConflict):  # pa.ArrowInvalid is a ValueError
             return None
         return entry
 
@@ -270,8 +270,13 @@ def _open_ipc(path: Path, schema: pa.Schema) -> Iterator[Any]:
 
     Raises:
         ValueError: it is damaged or has another schema.
+        StorageConflict: it is not there: another process has removed it.
     """
-    with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+    try:
+        mapped = pa.memory_map(str(path))
+    except FileNotFoundError:
+        raise StorageConflict(f"{path.parent.name} left the cache while it was used", "it is decoded again") from None
+    with mapped as source, pa.ipc.open_file(source) as reader:
         if not reader.schema.equals(schema):
             raise ValueError(f"{path.name} holds {reader.schema.names}")
         yield reader
