@@ -21,7 +21,7 @@ from media_pipeline.analyzers import ocr, poses, scenes, speakers, summary
 from media_pipeline.analyzers._models import ModelStore
 from media_pipeline.analyzers._spec import AnalyzerSpec, Medium, ModelChoice, Options
 from media_pipeline.config import DecodeLimits, Sampling, Settings
-from media_pipeline.errors import AnalyzerFailed, BudgetReached, ModelUnavailable, WorkerLost
+from media_pipeline.errors import BudgetReached, ModelUnavailable, StorageConflict, WorkerLost
 from media_pipeline.execution import uploads
 from media_pipeline.execution.executor import AnalyzerResult
 from media_pipeline.execution.in_process import InProcessExecutor
@@ -72,7 +72,7 @@ class Here:
         def harmless() -> Iterator[Medium]:
             for medium in media:
                 given.append(medium.media_id)
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(StorageConflict):
                     if any(frame.width in (KILL, STOP) for frame in medium.frames):
                         deadly.append(medium.media_id)
                         continue
@@ -349,7 +349,7 @@ def test_what_left_the_cache_meanwhile_is_decided_here(
     assert gone.frames.path is not None
     gone.frames.path.unlink()
     found = rented.run(tiny["tiny"], [gone, there])
-    assert isinstance(found["gone"].error, AnalyzerFailed)
+    assert isinstance(found["gone"].error, StorageConflict)
     assert found["there"].rows is not None
     assert rented.fleet.losses == []
 
