@@ -27,6 +27,7 @@ from media_pipeline.execution.places import Place
 from media_pipeline.storage import processes
 from media_pipeline.storage.layout import Layout
 from media_pipeline.storage.leases import Lease, Leases
+from media_pipeline_tests.test_leases import TERMS
 from media_pipeline_tests.vast_standin import StandIn, do_create
 
 KEY = "test-key"
@@ -195,9 +196,7 @@ def remember_quick_boot(layout: Layout) -> None:
     """As if the home had rented before, and the machine had been set up in a second: else minutes are expected to be
     paid for before any work is done, and no limit of cents pays for that."""
     leases = Leases.of(layout)
-    terms = {"offer_id": 1, "machine_id": 1, "gpu": "RTX 3090", "country": "SE", "image": "cuda", "is_datacenter": True}
-    prices = {"usd_per_hour": 1, "disk_usd_per_hour": 0, "usd_per_gb_in": 0, "usd_per_gb_out": 0, "disk_gb": 40}
-    lease = leases.reserve(caps(load_settings().gpu, None), 0.0, run_id="before", owner="before", **terms, **prices)
+    lease = leases.reserve(caps(load_settings().gpu, None), 0.0, run_id="before", owner="before", **TERMS)
     leases.update(
         lease.lease_id, state="busy", running_at=lease.opened_at + 0.2, ready_at=lease.opened_at + 1.2, instance_id=1
     )

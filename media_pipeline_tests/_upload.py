@@ -5,9 +5,11 @@ from __future__ import annotations
 import base64
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import pytest
 
 from media_pipeline.media.walk import walk
 from media_pipeline_tests._gateway import ROOT
@@ -52,3 +54,10 @@ class Service:
         self.client.close()
         self.server.shutdown()
         self.server.server_close()
+
+
+@pytest.fixture(name="service")
+def service_fixture(tmp_path: Path) -> Iterator[Service]:
+    made = Service(tmp_path)
+    yield made
+    made.close()

@@ -16,20 +16,12 @@ from urllib.parse import quote
 import pytest
 
 from media_pipeline_tests._gateway import ROOT, wait_for
-from media_pipeline_tests._upload import PATCH, TUS, Service
+from media_pipeline_tests._upload import PATCH, TUS, Service, service_fixture  # noqa: F401
 
 sys.path.insert(0, str(ROOT / "deploy"))
 
 from gateway import inbox as inbox_module
 from gateway.inbox import PARTS, Inbox
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    made = Service(tmp_path)
-    yield made
-    made.close()
-
 
 # -- tus -------------------------------------------------------------------------------------------------------------
 

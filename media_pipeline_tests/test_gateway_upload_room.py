@@ -16,20 +16,13 @@ from typing import Any
 import pytest
 
 from media_pipeline_tests._gateway import ROOT, wait_for
-from media_pipeline_tests._upload import TUS, Service
+from media_pipeline_tests._upload import TUS, Service, service_fixture  # noqa: F401
 
 sys.path.insert(0, str(ROOT / "deploy"))
 
 from gateway import inbox as inbox_module
 from gateway import room
 from gateway.inbox import PARTS, Inbox
-
-
-@pytest.fixture
-def service(tmp_path: Path) -> Iterator[Service]:
-    made = Service(tmp_path)
-    yield made
-    made.close()
 
 
 def test_sizes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

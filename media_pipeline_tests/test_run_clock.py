@@ -28,7 +28,7 @@ def test_stages_here_count_what_they_computed_and_those_elsewhere_all_of_their_t
     clock = RunClock()
     clock.begin()
     clock.begin_stage()
-    clock.decoded(2.0)
+    clock.account(2.0)
     wait(3.0)  # a second around decoding
     clock.begin_stage()
     wait(10.0)

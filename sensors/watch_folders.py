@@ -91,7 +91,7 @@ def _take_in(pipeline: Pipeline) -> IntakeReport:
     must not begin a second copy of the same file.
 
     Raises:
-        DiskFull: there is no room for a file.
+        DiskFull, StorageUnavailable: nothing can be stored.
         Timeout: an earlier tick is still at it, in this process or in another.
     """
     # A new object for each tick: one that holds the lock would let its thread in once more.

@@ -193,7 +193,7 @@ class Pipeline:
                     on_outcome(outcome)
         if name == "media":
             made = (outcome.seconds for outcome in outcomes.values() if not outcome.current)
-            self._clock.decoded(sum(made) / self.settings.thread_count)
+            self._clock.account(sum(made) / self.settings.thread_count)
         if "placements" in self.__dict__:
             if self.placements.has_rented_for(name):
                 self._clock.stage_was_elsewhere()

@@ -27,9 +27,10 @@ class RunClock:
 
     def computed(self, cost: Cost) -> None:
         """An analyzer has computed on this machine."""
-        self.decoded(cost.wall_s + (cost.load_s or 0.0))
+        self.account(cost.wall_s + (cost.load_s or 0.0))
 
-    def decoded(self, seconds: float) -> None:
+    def account(self, seconds: float) -> None:
+        """So much of the run is known otherwise."""
         self._accounted_s += seconds
 
     def stage_was_elsewhere(self) -> None:
